@@ -1,0 +1,19 @@
+/* The four compression codecs of record batches, decompression and compression. Any thread.
+ *
+ * gzip: RFC 1952. snappy: xerial's framing as Java clients write it, or a bare block. lz4: the LZ4
+ * frame format, tolerant of the header checksum that old clients computed wrongly. zstd: RFC 8878.
+ */
+#pragma once
+
+#include "broker/base/buf.h"
+#include "broker/batch.h"
+
+/* Appends the decompressed bytes to OUT. 0; -EBADMSG (not such data); -EFBIG (more than LIMIT bytes
+ * would come out: nothing larger is ever allocated); -ENOMEM; -EINVAL (unknown codec). */
+int kq_codec_decompress(enum kq_codec codec, const void *bytes, size_t length, size_t limit,
+                        struct kq_buf *out);
+
+/* Appends the compressed bytes to OUT, as Java's client would write them. LEVEL 0: the codec's
+ * default. 0; -ENOMEM; -EINVAL. */
+int kq_codec_compress(enum kq_codec codec, int level, const void *bytes, size_t length,
+                      struct kq_buf *out);

@@ -1,0 +1,25 @@
+/* A reference to bytes of the log: what a read returns instead of a copy.
+ *
+ * While it is held the bytes stay readable at fd/position and never change, even when retention
+ * unlinks the segment. Any thread may hold, copy (with kq_extent_ref) and release one. */
+#pragma once
+
+#include <stdint.h>
+
+struct kq_extent_owner;
+
+struct kq_extent {
+    int fd;              /* borrowed from the owner: never close it */
+    uint32_t length;     /* bytes; whole batches, except that a read with a maximum may cut
+                            the last one (never the first) */
+    int64_t position;    /* in the file, of a batch's first byte */
+    int64_t base_offset; /* of the first batch */
+    int64_t text;        /* text position of the first batch's text, -1 where not asked */
+    struct kq_extent_owner *owner; /* NULL: an empty extent, nothing to release */
+};
+
+/* Adds a reference: a copied struct is then released on its own. */
+void kq_extent_ref(const struct kq_extent *extent);
+
+/* Releases it and makes it empty; an empty one is fine. */
+void kq_extent_unref(struct kq_extent *extent);

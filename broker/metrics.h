@@ -1,0 +1,37 @@
+/* Counters and gauges, shown as Prometheus text. Registered once, before traffic; counting is a
+ * relaxed atomic add from any thread. */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "broker/base/buf.h"
+
+enum kq_metric_type {
+    KQ_COUNTER,
+    KQ_GAUGE,
+};
+
+struct kq_metric {
+    const char *name; /* kqfs_…, with Prometheus' unit suffixes */
+    const char *help;
+    enum kq_metric_type type;
+    _Atomic int64_t value;
+    struct kq_metric *next; /* the registry's own */
+};
+
+/* Adds METRIC (static storage) to what kq_metrics_format shows. Registering twice is fine. */
+void kq_metric_register(struct kq_metric *metric);
+
+static inline void kq_metric_add(struct kq_metric *metric, int64_t amount)
+{
+    atomic_fetch_add_explicit(&metric->value, amount, memory_order_relaxed);
+}
+
+static inline void kq_metric_set(struct kq_metric *metric, int64_t value)
+{
+    atomic_store_explicit(&metric->value, value, memory_order_relaxed);
+}
+
+/* Appends HELP, TYPE and value of each registered metric. -ENOMEM. */
+int kq_metrics_format(struct kq_buf *ret);

@@ -1,0 +1,48 @@
+/* A topic's configuration: Kafka's names, and kqfs's own for the text. One table drives it:
+ * name, type, default, bounds, check. Any thread; values are plain data. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "broker/base/buf.h"
+#include "broker/log.h"
+#include "broker/text.h"
+
+struct kq_topic_config {
+    struct kq_log_config log;
+    int64_t max_message_bytes; /* max.message.bytes */
+    bool compact;              /* cleanup.policy has `compact` */
+    bool log_append_time;      /* message.timestamp.type */
+    struct kq_rendering text;  /* framing, delimiter, key.separator; from_offset unused */
+    int64_t file_delete_delay_ms;
+    int64_t delete_retention_ms;
+    int64_t min_compaction_lag_ms, max_compaction_lag_ms;
+    double min_cleanable_dirty_ratio;
+    int32_t min_insync_replicas;
+    int compression; /* compression.type: enum kq_codec, or -1 for `producer` */
+};
+
+struct kq_topic_setting {
+    const char *name;
+    const char *value;
+};
+
+/* Kafka's defaults and ours. */
+void kq_topic_config_defaults(struct kq_topic_config *ret);
+
+/* Checks VALUE and puts it into CONFIG. 0; -ENOTSUP (unknown name: CONFIG is untouched); -EINVAL
+ * with the reason in RET_REASON (a string that stays valid; may be NULL). */
+int kq_topic_config_set(struct kq_topic_config *config, const char *name, const char *value,
+                        const char **ret_reason);
+
+/* Puts the value of setting NAME as it would be written in a file, appended to RET. -ENOTSUP. */
+int kq_topic_config_format(const struct kq_topic_config *config, const char *name,
+                           struct kq_buf *ret);
+
+/* The name of setting INDEX (0, 1, …) or NULL behind the last: for listing. */
+const char *kq_topic_config_name(size_t index);
+
+/* Is it one that changes how text reads (framing, delimiter, key.separator)? */
+bool kq_topic_config_is_rendering(const char *name);
