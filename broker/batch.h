@@ -96,6 +96,7 @@ struct kq_record_reader {
     int64_t append_time; /* -1, or the timestamp of all records */
     int32_t left;        /* records still to come */
     int32_t last_offset_delta;
+    int64_t next_offset_delta; /* the least that the next record may have: offsets ascend */
 };
 
 /* Begins reading the records of the whole batch at BYTES. Compressed records are decompressed into
@@ -142,8 +143,9 @@ struct kq_batch_builder {
 int kq_batch_begin(struct kq_batch_builder *builder, struct kq_buf *out, int16_t attributes);
 
 /* Adds a record. KEY, VALUE may be NULL (null). HEADERS: as in struct kq_record, HEADER_COUNT of
- * them in HEADERS_LENGTH bytes. -ENOMEM; -EFBIG if the batch would pass 2^31 - 1 bytes or records:
- * the batch is then as before. */
+ * them in HEADERS_LENGTH bytes. -ENOMEM; -EFBIG if the batch would pass 2^31 - 1 bytes or records;
+ * -EINVAL if the timestamp is further from the batch's first than an i64 can say: the batch is then
+ * as before. */
 int kq_batch_add(struct kq_batch_builder *builder, int64_t timestamp, const void *key,
                  int32_t key_length, const void *value, int32_t value_length, const void *headers,
                  size_t headers_length, int32_t header_count);
