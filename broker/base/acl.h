@@ -6,7 +6,7 @@
  * that form too, so nothing is parsed where it is only passed on.
  *
  * Bytes from outside pass one gate, kq_acl_check; the other calls want bytes that passed it. Any
- * thread, no shared state, no system call. */
+ * thread, no shared state, no system call. A result never shares memory with an argument. */
 #pragma once
 
 #include <stdbool.h>
