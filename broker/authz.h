@@ -6,12 +6,18 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* The uid of one whose name maps to no Unix user: matches `other` only, owns and creates nothing.
+ */
+#define KQ_UID_UNKNOWN ((uid_t)-1)
+
 struct kq_caller {
     uid_t uid;
     gid_t gid;
     const gid_t *groups; /* supplementary; borrowed */
     size_t group_count;
-    bool kernel_checked;   /* the mount: the kernel has compared owner, mode and ACL already */
+    /* The mount: the kernel has compared owner, mode and ACL of this very object already. Not so
+     * where `append`, which carries those of p0, picks another partition. */
+    bool kernel_checked;
     const char *principal; /* for quotas and audit: "User:app1"; borrowed; NULL: from uid */
     const char *client_id; /* quota account; borrowed; NULL */
     int64_t deadline_ns;   /* kq_clock_mono_ns() after which the answer is of no use; 0: none */
