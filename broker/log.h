@@ -47,6 +47,10 @@ struct kq_log_shared {
     struct kq_pool *syncer;  /* runs fdatasync */
     int64_t trail_bytes;     /* start a sync in the background when so much is unsynced (64 MiB) */
     unsigned max_open_files; /* keep at most so many segment files open where nobody reads them */
+    /* A recovery point moved: BYTES more of some log are on disk. From any thread, no lock held;
+     * does not block. NULL: not wanted. */
+    void (*synced)(void *context, int64_t bytes);
+    void *context;
 };
 
 /* What the broker's checkpoints say of one log when it is opened. */
@@ -93,6 +97,8 @@ struct kq_log_append {
     uint8_t *bytes; /* one whole valid batch; base offset and leader epoch are patched in place */
     size_t length;
     int64_t text_length; /* of its text under the rendering for new messages, -1: not known */
+    const struct kq_rendering *rendering; /* that text_length was counted under; NULL: the present
+                                             one. kq_append forgets the length if it changed */
     int64_t
         unreserve; /* bytes of an earlier kq_log_reserve that this append uses up or gives back */
 };
