@@ -88,6 +88,8 @@ static bool permits(const struct question *question, enum level level, unsigned 
     const struct kq_attributes *on = question->on[level];
     if (!on)
         return false;
+    if (!is_known(question))
+        return (on->mode & want) == want; /* other's digit, which an ACL's entry for other equals */
     struct kq_acl_object object = {.uid = on->uid,
                                    .gid = on->gid,
                                    .mode = on->mode,
@@ -126,17 +128,13 @@ static int check_rule(const struct question *question, const struct rule *rule)
 
 static struct question ask(const struct kq_caller *caller, const struct kq_authz_object *object)
 {
-    struct question question = {
+    return (struct question){
         .on = {object->root, object->topic, object->partition},
         .deepest = object->partition ? PARTITION
                    : object->topic   ? TOPIC
                                      : ROOT,
         .subject = {caller->uid, caller->gid, caller->groups, caller->group_count},
     };
-    /* Whom nobody knows has no group either, whatever came with the name. */
-    if (!is_known(&question))
-        question.subject = (struct kq_acl_subject){KQ_UID_UNKNOWN, (gid_t)-1, NULL, 0};
-    return question;
 }
 
 static int check(void *context, const struct kq_caller *caller, unsigned rights,
