@@ -67,9 +67,16 @@ uint64_t kq_node_find(struct kq_nodes *nodes, enum kq_view view, struct kq_topic
 
 /* The fs' state of PARTITION, referenced; -ENOMEM. */
 int kq_fspart_get(struct kq_nodes *nodes, struct kq_partition *partition, struct kq_fspart **ret);
+/* The same where somebody looks at PARTITION already, else NULL. */
+struct kq_fspart *kq_fspart_find(struct kq_nodes *nodes, struct kq_partition *partition);
 struct kq_fspart *kq_fspart_ref(struct kq_fspart *part);
 void kq_fspart_unref(struct kq_nodes *nodes, struct kq_fspart *part);
 
 /* st_ino: stable across restarts. OFFSET counts only for views where each offset is a file of its
  * own (by-offset, segments). */
 uint64_t kq_node_inode(const struct kq_node *node);
+
+/* The same for what has no node yet: READDIR's d_ino. TOPIC NULL and PARTITION -1 where the view
+ * has none. */
+uint64_t kq_inode(enum kq_view view, const struct kq_topic *topic, int32_t partition,
+                  int64_t offset);

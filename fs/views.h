@@ -74,3 +74,41 @@ struct kq_view_row {
 
 /* The row of VIEW, which must be below KQ_VIEW_COUNT. */
 const struct kq_view_row *kq_view_row(enum kq_view view);
+
+/* --- Names --- */
+
+/* Where the text of a name begins: `42.stream`, `earliest.stream`, `latest.stream`. */
+enum kq_name_from {
+    KQ_FROM_NUMBER,
+    KQ_FROM_EARLIEST,
+    KQ_FROM_LATEST,
+};
+
+/* What a name says. */
+struct kq_name {
+    enum kq_view view;
+    int32_t partition; /* p<N>; -1 where the name has none */
+    enum kq_name_from from;
+    int64_t number;    /* an offset, a segment's base offset, or a time in ms; 0 */
+    const char *topic; /* the name itself, where it is a topic's; NULL else */
+};
+
+/* What NAME means in a directory of view PARENT, by its form alone: whether the topic, partition
+ * or offset exists is not asked. Numbers have no leading zeros (but 0 itself), segments have 20
+ * digits. RET->topic points to NAME. 0; -ENOENT. Any thread. */
+int kq_view_parse(enum kq_view parent, const char *name, struct kq_name *ret);
+
+/* Names that every directory of view PARENT lists, in order: the one at INDEX (0, 1, …) and its
+ * view, or NULL behind the last. What there is by number (topics, partitions, segments) is not
+ * among them. */
+const char *kq_view_listed(enum kq_view parent, unsigned index, enum kq_view *ret_view);
+
+/* What a directory of view PARENT lists for each topic, partition or segment; KQ_VIEW_NONE. */
+enum kq_view kq_view_listed_each(enum kq_view parent);
+
+/* The view of the directory that holds files of VIEW (of the root: the root). */
+enum kq_view kq_view_parent(enum kq_view view);
+
+/* A time as by-time/ takes it, in milliseconds since 1970: bare digits, or RFC 3339 with Z or an
+ * offset; fractions of a millisecond round up. 0; -ENOENT (malformed or out of range). */
+int kq_time_parse(const char *text, int64_t *ret_ms);
