@@ -141,6 +141,8 @@ struct kq_log_bounds {
     int64_t last_stable;    /* end, until transactions exist */
     int64_t recovery_point; /* everything before it is synced */
     int64_t bytes;          /* of retained segments on disk */
+    int64_t modified_ms;    /* wall clock of the last append; st_mtime of the newest segment until
+                               there was one since the log was opened */
 };
 
 /* Never blocks. */
