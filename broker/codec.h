@@ -9,7 +9,8 @@
 #include "broker/batch.h"
 
 /* Appends the decompressed bytes to OUT. 0; -EBADMSG (not such data); -EFBIG (more than LIMIT bytes
- * would come out: nothing larger is ever allocated); -ENOMEM; -EINVAL (unknown codec). */
+ * would come out: OUT never grows beyond that, whatever the data claim); -ENOMEM; -EINVAL (unknown
+ * codec, KQ_CODEC_NONE included). After an error OUT holds what it held. */
 int kq_codec_decompress(enum kq_codec codec, const void *bytes, size_t length, size_t limit,
                         struct kq_buf *out);
 

@@ -1,0 +1,400 @@
+#include "broker/codec.h"
+
+#include <limits.h>
+#include <lz4frame.h>
+#include <snappy-c.h>
+#include <string.h>
+#include <zlib.h>
+#include <zstd.h>
+#include <zstd_errors.h>
+
+#include "broker/base/endian.h"
+#include "broker/base/mem.h"
+
+#define FIRST_GUESS 16384 /* bytes of output to begin with, where nothing says how many */
+
+/* --- Output that grows up to a limit, and not beyond --- */
+
+struct sink {
+    struct kq_buf *out;
+    size_t most;       /* OUT's length may become so much */
+    uint8_t spill[16]; /* what would come out beyond it shows here */
+};
+
+static void sink_open(struct sink *sink, struct kq_buf *out, size_t limit)
+{
+    sink->out = out;
+    sink->most = limit > SIZE_MAX / 4 - out->length ? SIZE_MAX / 4 : out->length + limit;
+}
+
+/* Capacity for WANT more bytes at least, doubling, but never above the limit (unlike
+ * kq_buf_reserve, which may double beyond it). */
+static int sink_grow(struct sink *sink, size_t want)
+{
+    struct kq_buf *out = sink->out;
+    if (out->capacity - out->length >= want)
+        return 0;
+    if (want > sink->most - out->length)
+        return -EFBIG;
+    size_t capacity = out->capacity > sink->most / 2 ? sink->most : 2 * out->capacity;
+    if (capacity < out->length + want)
+        capacity = out->length + want;
+    uint8_t *data = kq_realloc(out->data, capacity);
+    if (!data)
+        return -ENOMEM;
+    out->data = data;
+    out->capacity = capacity;
+    return 0;
+}
+
+static size_t sink_left(const struct sink *sink)
+{
+    return sink->most - sink->out->length;
+}
+
+/* Where a decompressor may write next: room behind OUT, the spill once the limit is reached. */
+static int sink_room(struct sink *sink, uint8_t **ret_at, size_t *ret_size)
+{
+    struct kq_buf *out = sink->out;
+    size_t left = sink_left(sink);
+    if (left == 0) {
+        *ret_at = sink->spill;
+        *ret_size = sizeof(sink->spill);
+        return 0;
+    }
+    if (out->capacity == out->length) {
+        int r = sink_grow(sink, left < FIRST_GUESS ? left : FIRST_GUESS);
+        if (r < 0)
+            return r;
+    }
+    size_t room = out->capacity - out->length;
+    *ret_at = out->data + out->length;
+    *ret_size = room < left ? room : left;
+    return 0;
+}
+
+static int sink_took(struct sink *sink, size_t count)
+{
+    if (count > 0 && sink_left(sink) == 0)
+        return -EFBIG;
+    sink->out->length += count;
+    return 0;
+}
+
+/* --- gzip --- */
+
+static voidpf gzip_alloc(voidpf context, uInt items, uInt size)
+{
+    return kq_alloc((size_t)items * size);
+}
+
+static void gzip_free(voidpf context, voidpf memory)
+{
+    free(memory);
+}
+
+static int gunzip_stream(z_stream *stream, struct sink *sink)
+{
+    for (;;) {
+        uint8_t *at;
+        size_t room;
+        int r = sink_room(sink, &at, &room);
+        if (r < 0)
+            return r;
+        stream->next_out = at;
+        stream->avail_out = room > UINT_MAX ? UINT_MAX : (uInt)room;
+        uInt before = stream->avail_out;
+        int z = inflate(stream, Z_NO_FLUSH);
+        r = sink_took(sink, before - stream->avail_out);
+        if (r < 0)
+            return r;
+        if (z == Z_MEM_ERROR)
+            return -ENOMEM;
+        if (z == Z_STREAM_END && stream->avail_in == 0)
+            return 0;
+        if (z == Z_STREAM_END) /* another member follows */
+            z = inflateReset(stream);
+        if (z != Z_OK)
+            return -EBADMSG;
+    }
+}
+
+static int gunzip(const void *bytes, size_t length, struct sink *sink)
+{
+    z_stream stream = {.next_in = (z_const Bytef *)bytes,
+                       .avail_in = (uInt)length,
+                       .zalloc = gzip_alloc,
+                       .zfree = gzip_free};
+    if (inflateInit2(&stream, MAX_WBITS + 16) != Z_OK)
+        return -ENOMEM;
+    int r = gunzip_stream(&stream, sink);
+    inflateEnd(&stream);
+    return r;
+}
+
+static int gzip(int level, const void *bytes, size_t length, struct kq_buf *out)
+{
+    z_stream stream = {.next_in = (z_const Bytef *)bytes,
+                       .avail_in = (uInt)length,
+                       .zalloc = gzip_alloc,
+                       .zfree = gzip_free};
+    if (level < -1 || level > 9)
+        return -EINVAL;
+    if (deflateInit2(&stream, level ? level : Z_DEFAULT_COMPRESSION, Z_DEFLATED, MAX_WBITS + 16, 8,
+                     Z_DEFAULT_STRATEGY) != Z_OK)
+        return -ENOMEM;
+    size_t bound = deflateBound(&stream, length);
+    int r = bound > UINT_MAX ? -EINVAL : kq_buf_reserve(out, bound);
+    if (r == 0) {
+        stream.next_out = out->data + out->length;
+        stream.avail_out = (uInt)bound;
+        r = deflate(&stream, Z_FINISH) == Z_STREAM_END ? 0 : -ENOMEM;
+    }
+    if (r == 0)
+        out->length += stream.total_out;
+    deflateEnd(&stream);
+    return r;
+}
+
+/* --- snappy --- */
+
+/* Xerial's stream: this, then blocks, each behind its length (i32). */
+static const uint8_t xerial[16] = {0x82, 'S', 'N', 'A', 'P', 'P', 'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1};
+#define XERIAL_MAGIC 8 /* bytes; two version numbers follow, which no reader looks at */
+#define XERIAL_BLOCK 32768
+#define SNAPPY_RATIO 64 /* one byte never gives more */
+
+static int unsnappy_block(const uint8_t *at, size_t length, struct sink *sink)
+{
+    size_t size;
+    if (snappy_uncompressed_length((const char *)at, length, &size) != SNAPPY_OK ||
+        size / SNAPPY_RATIO > length)
+        return -EBADMSG;
+    if (size > sink_left(sink))
+        return -EFBIG;
+    int r = sink_grow(sink, size + (sink->out->capacity == 0));
+    if (r < 0)
+        return size == 0 ? 0 : r;
+    if (snappy_uncompress((const char *)at, length, (char *)sink->out->data + sink->out->length,
+                          &size) != SNAPPY_OK)
+        return -EBADMSG;
+    sink->out->length += size;
+    return 0;
+}
+
+static int unsnappy(const uint8_t *at, size_t length, struct sink *sink)
+{
+    const uint8_t *end = at + length;
+    if (length < sizeof(xerial) || memcmp(at, xerial, XERIAL_MAGIC) != 0)
+        return unsnappy_block(at, length, sink);
+    at += sizeof(xerial);
+    while (at < end) {
+        if (end - at < 4)
+            return -EBADMSG;
+        uint32_t size = kq_load_be32(at);
+        at += 4;
+        if (size > (size_t)(end - at))
+            return -EBADMSG;
+        int r = unsnappy_block(at, size, sink);
+        if (r < 0)
+            return r;
+        at += size;
+    }
+    return 0;
+}
+
+static int snappy(const uint8_t *at, size_t length, struct kq_buf *out)
+{
+    size_t blocks = length / XERIAL_BLOCK + 1;
+    int r = kq_buf_reserve(out, sizeof(xerial) +
+                                    blocks * (4 + snappy_max_compressed_length(XERIAL_BLOCK)));
+    if (r < 0)
+        return r;
+    uint8_t *to = mempcpy(out->data + out->length, xerial, sizeof(xerial));
+    while (length > 0) {
+        size_t piece = length < XERIAL_BLOCK ? length : XERIAL_BLOCK;
+        size_t size = snappy_max_compressed_length(piece);
+        if (snappy_compress((const char *)at, piece, (char *)to + 4, &size) != SNAPPY_OK)
+            return -EINVAL;
+        kq_store_be32(to, (uint32_t)size);
+        to += 4 + size;
+        at += piece;
+        length -= piece;
+    }
+    out->length = (size_t)(to - out->data);
+    return 0;
+}
+
+/* --- lz4 --- */
+
+#define LZ4_HEADER_LEAST 7
+
+/* Reads a frame's header. Kafka's clients before 0.10 summed the magic number too (KAFKA-3160), and
+ * others still do; the library cannot be told to look away, so the right sum is found by trying. */
+static int lz4_header(LZ4F_dctx *context, const uint8_t *at, size_t length, size_t *ret_size)
+{
+    uint8_t header[LZ4F_HEADER_SIZE_MAX];
+    LZ4F_frameInfo_t info;
+    size_t have = length < sizeof(header) ? length : sizeof(header), size = have;
+    if (have < LZ4_HEADER_LEAST)
+        return -EBADMSG;
+    memcpy(header, at, have);
+    size_t sum_at = LZ4_HEADER_LEAST - 1 + (header[4] & 0x08 ? 8 : 0) + (header[4] & 0x01 ? 4 : 0);
+    size_t r = LZ4F_getFrameInfo(context, &info, header, &size);
+    for (unsigned sum = 0; LZ4F_isError(r) && sum <= UINT8_MAX && sum_at < have; sum++) {
+        LZ4F_resetDecompressionContext(context);
+        header[sum_at] = (uint8_t)sum;
+        size = have;
+        r = LZ4F_getFrameInfo(context, &info, header, &size);
+    }
+    if (LZ4F_isError(r))
+        return -EBADMSG;
+    *ret_size = size;
+    return 0;
+}
+
+static int unlz4_frame(LZ4F_dctx *context, const uint8_t **at, const uint8_t *end,
+                       struct sink *sink)
+{
+    size_t hint = 1, taken;
+    int r = lz4_header(context, *at, (size_t)(end - *at), &taken);
+    if (r < 0)
+        return r;
+    *at += taken;
+    while (hint != 0) {
+        uint8_t *to;
+        size_t given, before;
+        taken = (size_t)(end - *at);
+        r = sink_room(sink, &to, &given);
+        if (r < 0)
+            return r;
+        before = taken;
+        hint = LZ4F_decompress(context, to, &given, *at, &taken, NULL);
+        if (LZ4F_isError(hint) || (hint != 0 && before == 0 && given == 0))
+            return -EBADMSG;
+        *at += taken;
+        r = sink_took(sink, given);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int unlz4(const uint8_t *at, size_t length, struct sink *sink)
+{
+    const uint8_t *end = at + length;
+    LZ4F_dctx *context;
+    if (LZ4F_isError(LZ4F_createDecompressionContext(&context, LZ4F_VERSION)))
+        return -ENOMEM;
+    int r;
+    do
+        r = unlz4_frame(context, &at, end, sink);
+    while (r == 0 && at < end);
+    LZ4F_freeDecompressionContext(context);
+    return r;
+}
+
+static int lz4(int level, const void *bytes, size_t length, struct kq_buf *out)
+{
+    LZ4F_preferences_t preferences = {
+        .frameInfo = {.blockSizeID = LZ4F_max64KB, .blockMode = LZ4F_blockIndependent},
+        .compressionLevel = level,
+    };
+    size_t bound = LZ4F_compressFrameBound(length, &preferences);
+    int r = kq_buf_reserve(out, bound);
+    if (r < 0)
+        return r;
+    size_t size = LZ4F_compressFrame(out->data + out->length, bound, bytes, length, &preferences);
+    if (LZ4F_isError(size))
+        return -ENOMEM;
+    out->length += size;
+    return 0;
+}
+
+/* --- zstd --- */
+
+/* In one piece, again with more room where it was too little: a stream would allocate the window
+ * that the frame asks for, whatever the limit; here the output is the window. */
+static int unzstd(const void *bytes, size_t length, struct sink *sink)
+{
+    struct kq_buf *out = sink->out;
+    unsigned long long size = ZSTD_getFrameContentSize(bytes, length);
+    if (size == ZSTD_CONTENTSIZE_ERROR)
+        return -EBADMSG;
+    size_t most = sink_left(sink);
+    size_t want = size == ZSTD_CONTENTSIZE_UNKNOWN ? FIRST_GUESS
+                  : size < most                    ? (size_t)size
+                                                   : most;
+    for (want = want ? want : 1;; want = (out->capacity - out->length) * 2) {
+        int r = sink_grow(sink, want < most ? want : most);
+        if (r < 0)
+            return r;
+        size_t room = out->capacity - out->length;
+        room = room < most ? room : most;
+        size_t got = ZSTD_decompress(out->data + out->length, room, bytes, length);
+        if (!ZSTD_isError(got)) {
+            out->length += got;
+            return 0;
+        }
+        if (ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation)
+            return -ENOMEM;
+        if (ZSTD_getErrorCode(got) != ZSTD_error_dstSize_tooSmall)
+            return -EBADMSG;
+        if (room == most)
+            return -EFBIG;
+    }
+}
+
+static int zstd(int level, const void *bytes, size_t length, struct kq_buf *out)
+{
+    size_t bound = ZSTD_compressBound(length);
+    int r = kq_buf_reserve(out, bound);
+    if (r < 0)
+        return r;
+    size_t size = ZSTD_compress(out->data + out->length, bound, bytes, length,
+                                level ? level : ZSTD_CLEVEL_DEFAULT);
+    if (ZSTD_isError(size))
+        return -ENOMEM;
+    out->length += size;
+    return 0;
+}
+
+/* --- All --- */
+
+int kq_codec_decompress(enum kq_codec codec, const void *bytes, size_t length, size_t limit,
+                        struct kq_buf *out)
+{
+    struct sink sink;
+    size_t before = out->length;
+    int r = -EINVAL;
+    if (length > INT32_MAX)
+        return -EBADMSG;
+    sink_open(&sink, out, limit);
+    if (codec == KQ_CODEC_GZIP)
+        r = gunzip(bytes, length, &sink);
+    else if (codec == KQ_CODEC_SNAPPY)
+        r = unsnappy(bytes, length, &sink);
+    else if (codec == KQ_CODEC_LZ4)
+        r = unlz4(bytes, length, &sink);
+    else if (codec == KQ_CODEC_ZSTD)
+        r = unzstd(bytes, length, &sink);
+    if (r < 0)
+        out->length = before;
+    return r;
+}
+
+int kq_codec_compress(enum kq_codec codec, int level, const void *bytes, size_t length,
+                      struct kq_buf *out)
+{
+    if (length > INT32_MAX)
+        return -EINVAL;
+    if (codec == KQ_CODEC_GZIP)
+        return gzip(level, bytes, length, out);
+    if (codec == KQ_CODEC_SNAPPY)
+        return snappy(bytes, length, out);
+    if (codec == KQ_CODEC_LZ4)
+        return lz4(level, bytes, length, out);
+    if (codec == KQ_CODEC_ZSTD)
+        return zstd(level, bytes, length, out);
+    return -EINVAL;
+}
