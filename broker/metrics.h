@@ -33,5 +33,9 @@ static inline void kq_metric_set(struct kq_metric *metric, int64_t value)
     atomic_store_explicit(&metric->value, value, memory_order_relaxed);
 }
 
+/* Appends the HELP and TYPE lines of metrics that are not registered, as those with labels. */
+int kq_metrics_head(struct kq_buf *ret, const char *name, const char *help,
+                    enum kq_metric_type type);
+
 /* Appends HELP, TYPE and value of each registered metric. -ENOMEM. */
 int kq_metrics_format(struct kq_buf *ret);

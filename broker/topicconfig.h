@@ -15,6 +15,7 @@ struct kq_topic_config {
     int64_t max_message_bytes; /* max.message.bytes */
     bool compact;              /* cleanup.policy has `compact` */
     bool log_append_time;      /* message.timestamp.type */
+    int64_t segment_jitter_ms; /* segment.jitter.ms: rolls by time are spread over so much */
     struct kq_rendering text;  /* framing, delimiter, key.separator; from_offset unused */
     int64_t file_delete_delay_ms;
     int64_t delete_retention_ms;
@@ -36,6 +37,12 @@ void kq_topic_config_defaults(struct kq_topic_config *ret);
  * with the reason in RET_REASON (a string that stays valid; may be NULL). */
 int kq_topic_config_set(struct kq_topic_config *config, const char *name, const char *value,
                         const char **ret_reason);
+
+/* Checks and puts COUNT settings, whose order does not matter: what depends on several of them is
+ * checked when all are in. On failure CONFIG is untouched, and RET_NAME (may be NULL) says which it
+ * was. */
+int kq_topic_config_set_all(struct kq_topic_config *config, const struct kq_topic_setting *settings,
+                            size_t count, const char **ret_name, const char **ret_reason);
 
 /* Puts the value of setting NAME as it would be written in a file, appended to RET. -ENOTSUP. */
 int kq_topic_config_format(const struct kq_topic_config *config, const char *name,
