@@ -7,7 +7,7 @@
 
 #include "broker/base/clock.h"
 
-static bool use_syslog;
+static atomic_bool use_syslog;
 static int level = LOG_INFO;
 static void (*tap_function)(int, const char *);
 

@@ -26,8 +26,7 @@ struct kq_diag_limit {
 
 bool kq_diag_limit_pass(struct kq_diag_limit *limit, int interval_ms);
 
-/* Where lines go from now on: syslog (after openlog by the caller) or stderr. Before threads start.
- */
+/* Where lines go from now on: syslog (after openlog by the caller) or stderr. Any thread. */
 void kq_diag_to_syslog(bool on);
 
 /* Lines of a lower priority (higher number) than this are dropped; LOG_INFO by default. */

@@ -1,0 +1,400 @@
+#include "broker/config.h"
+
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "broker/base/diag.h"
+#include "broker/base/mem.h"
+
+struct kq_config_source {
+    enum kq_origin origin;
+    int line; /* of the file */
+};
+
+static int64_t default_max_open_files(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 256;
+    /* The other half is for /dev/fuse, directories and segments that readers hold open. */
+    return kq_max64(64, kq_min64((int64_t)(limit.rlim_cur / 2), 65536));
+}
+
+static int64_t processors(void)
+{
+    return kq_max64(1, sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+static int64_t default_max_receivers(void)
+{
+    return kq_max64(4, kq_min64(2 * processors(), 64));
+}
+
+static int64_t default_max_workers(void)
+{
+    return kq_max64(16, kq_min64(4 * processors(), 64));
+}
+
+#define AT(member) offsetof(struct kq_config, member)
+#define DAY_MS INT64_C(86400000)
+
+/* section, name, letter, type, offset, least, most, default, computed, argument, help, in --help */
+static const struct kq_setting settings[] = {
+    {"mount", "foreground", 'f', KQ_SETTING_FLAG, AT(foreground), 0, 1, 0, NULL, NULL,
+     "stay in the foreground, log to stderr", true},
+    {"mount", "debug", 'd', KQ_SETTING_FLAG, AT(debug), 0, 1, 0, NULL, NULL,
+     "trace every request (implies -f)", true},
+    {"mount", "options", 0, KQ_SETTING_MOUNT, AT(mount_options), 0, 0, 0, NULL, "LIST",
+     "options of the mount, as for -o: allow_other, ro, noexec, …", false},
+    {"mount", "mountpoint", 0, KQ_SETTING_PATH, AT(mountpoint), 0, 0, 0, NULL, "DIR",
+     "where to mount, instead of the argument MOUNTPOINT", false},
+    {NULL, "config", 0, KQ_SETTING_PATH, AT(file), 0, 0, 0, NULL, "FILE",
+     "settings as an INI file: kqfs.conf(5)", true},
+    {"broker", "data", 0, KQ_SETTING_PATH, AT(data), 0, 0, 0, NULL, "DIR", "where the log lives",
+     true},
+    {"broker", "num.partitions", 0, KQ_SETTING_NUMBER, AT(default_partitions), 1, 100000, 1, NULL,
+     "N", "partitions of a new topic", true},
+    {"broker", "log.retention.check.interval.ms", 0, KQ_SETTING_NUMBER, AT(retention_check_ms), 1,
+     DAY_MS * 365, 300000, NULL, "MS", "how often retention looks for what is too old", false},
+    {"broker", "log.flush.offset.checkpoint.interval.ms", 0, KQ_SETTING_NUMBER, AT(checkpoint_ms),
+     1, DAY_MS * 365, 60000, NULL, "MS", "how often recovery points are written down", false},
+    {"broker", "recovery.trail.bytes", 0, KQ_SETTING_NUMBER, AT(trail_bytes), 4096,
+     INT64_C(1) << 40, INT64_C(64) << 20, NULL, "BYTES",
+     "how far a log may be ahead of what is synced", false},
+    {"broker", "max.topics", 0, KQ_SETTING_NUMBER, AT(max_topics), 1, 1000000, 100000, NULL, "N",
+     "topics at most", false},
+    {"broker", "max.partitions", 0, KQ_SETTING_NUMBER, AT(max_partitions), 1, 1000000, 100000, NULL,
+     "N", "partitions at most, of all topics together", false},
+    {"broker", "max.open.files", 0, KQ_SETTING_NUMBER, AT(max_open_files), 16, 1000000, 0,
+     default_max_open_files, "N", "segment files kept open where nobody reads them", false},
+    {"broker", "sync.threads", 0, KQ_SETTING_NUMBER, AT(sync_threads), 1, 256, 8, NULL, "N",
+     "threads that wait for fdatasync", false},
+    {"mount", "poll.us", 0, KQ_SETTING_NUMBER, AT(poll_us), 0, 10000, 50, NULL, "US",
+     "poll so long for the next request before sleeping", true},
+    {"mount", "max.receivers", 0, KQ_SETTING_NUMBER, AT(max_receivers), 1, 256, 0,
+     default_max_receivers, "N", "threads that take requests, at most (-s: 1)", true},
+    {"mount", "max.workers", 0, KQ_SETTING_NUMBER, AT(max_workers), 1, 1024, 0, default_max_workers,
+     "N", "threads for what waits for a disk, at most", false},
+    {"mount", "attribute.timeout.ms", 0, KQ_SETTING_NUMBER, AT(attribute_timeout_ms), 0, 1000, 1000,
+     NULL, "MS", "how long the kernel may keep owner and mode", false},
+    {"mount", "max.write.bytes", 0, KQ_SETTING_NUMBER, AT(max_write), 4096, 1 << 20, 1 << 20, NULL,
+     "BYTES", "the largest write request", false},
+    {"mount", "max.pending.bytes", 0, KQ_SETTING_NUMBER, AT(max_pending_bytes), 4096,
+     INT64_C(1) << 40, INT64_C(256) << 20, NULL, "BYTES",
+     "half lines and open framing=file messages, of all handles", false},
+};
+
+#define SETTING_COUNT kq_array_size(settings)
+#define TOPIC_PREFIX "topic."
+
+const struct kq_setting *kq_setting_row(size_t index)
+{
+    return index < SETTING_COUNT ? &settings[index] : NULL;
+}
+
+static size_t topic_setting_count(void)
+{
+    size_t count = 0;
+    while (kq_topic_config_name(count))
+        count++;
+    return count;
+}
+
+static int default_data(char **ret)
+{
+    const char *xdg = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    char *path;
+    if (geteuid() == 0)
+        path = kq_strdup("/var/lib/kqfs");
+    else if (xdg && xdg[0] == '/')
+        path = kq_format("%s/kqfs", xdg);
+    else if (home && home[0] == '/')
+        path = kq_format("%s/.local/share/kqfs", home);
+    else
+        path = kq_strdup(""); /* must be given; kq_options_parse says so */
+    if (!path)
+        return -ENOMEM;
+    *ret = path;
+    return 0;
+}
+
+static void set_default(struct kq_config *config, const struct kq_setting *row)
+{
+    char *at = (char *)config + row->offset;
+    if (row->type == KQ_SETTING_NUMBER)
+        *(int64_t *)at = row->compute ? row->compute() : row->fallback;
+    else if (row->type == KQ_SETTING_FLAG)
+        *(bool *)at = row->fallback != 0;
+}
+
+int kq_config_new(struct kq_config **ret)
+{
+    struct kq_config *config = kq_zalloc(sizeof(*config));
+    if (!config)
+        return -ENOMEM;
+    config->sources = kq_zalloc((SETTING_COUNT + topic_setting_count()) * sizeof(*config->sources));
+    config->mount_options = kq_strdup("");
+    int r = config->sources && config->mount_options ? default_data(&config->data) : -ENOMEM;
+    if (r) {
+        kq_config_free(config);
+        return r;
+    }
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+        set_default(config, &settings[i]);
+    kq_topic_config_defaults(&config->topic);
+    *ret = config;
+    return 0;
+}
+
+void kq_config_free(struct kq_config *config)
+{
+    if (!config)
+        return;
+    free(config->data);
+    free(config->mountpoint);
+    free(config->mount_options);
+    free(config->sources);
+    free(config->file);
+    free(config);
+}
+
+/* --- Setting one value --- */
+
+static int complain(const char *where, const char *name, const char *format, ...)
+    kq_printf_like(3, 4);
+
+static int complain(const char *where, const char *name, const char *format, ...)
+{
+    char reason[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, sizeof(reason), format, arguments);
+    va_end(arguments);
+    kq_diag(LOG_ERR, "%s: %s: %s", where, name, reason);
+    return -EINVAL;
+}
+
+static int parse_number(const struct kq_setting *row, const char *where, const char *value,
+                        int64_t *ret)
+{
+    char *end;
+    errno = 0;
+    long long number = strtoll(value, &end, 10);
+    /* strtoll takes leading blanks and a plus sign; a configuration file should not. */
+    bool digits = (value[0] >= '0' && value[0] <= '9') || value[0] == '-';
+    if (!digits || *end || errno || number < row->least || number > row->most)
+        return complain(where, row->name, "`%.64s` is not a whole number from %lld to %lld", value,
+                        (long long)row->least, (long long)row->most);
+    *ret = number;
+    return 0;
+}
+
+static int parse_flag(const struct kq_setting *row, const char *where, const char *value, bool *ret)
+{
+    if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
+        return complain(where, row->name, "`%.64s` is neither true nor false", value);
+    *ret = value[0] == 't';
+    return 0;
+}
+
+static int parse_path(const struct kq_setting *row, const char *where, const char *value,
+                      char **ret)
+{
+    if (!value[0])
+        return complain(where, row->name, "needs a path");
+    if (strlen(value) >= PATH_MAX)
+        return complain(where, row->name, "a path has at most %d bytes", PATH_MAX - 1);
+    char *path;
+    if (value[0] == '/') {
+        path = kq_strdup(value);
+    } else {
+        kq_autofree char *here = getcwd(NULL, 0);
+        if (!here)
+            return complain(where, row->name, "the current directory: %s; give an absolute path",
+                            strerror(errno));
+        path = kq_format("%s/%s", here, value);
+    }
+    if (!path)
+        return -ENOMEM;
+    *ret = path;
+    return 0;
+}
+
+static int take_source(struct kq_config *config, size_t index, enum kq_origin origin,
+                       const char *where, int line, const char *name, bool *ret_wins)
+{
+    struct kq_config_source *source = &config->sources[index];
+    if (origin == KQ_ORIGIN_FILE && source->line)
+        return complain(where, name, "set twice, first in line %d", source->line);
+    *ret_wins = origin >= source->origin;
+    if (origin == KQ_ORIGIN_FILE)
+        source->line = line;
+    if (*ret_wins)
+        source->origin = origin;
+    return 0;
+}
+
+static int set_row(struct kq_config *config, const struct kq_setting *row, enum kq_origin origin,
+                   const char *where, int line, const char *value)
+{
+    int64_t number = 0;
+    bool flag = false, wins;
+    kq_autofree char *path = NULL;
+    char *at = (char *)config + row->offset;
+    int r = 0;
+    if (row->type == KQ_SETTING_NUMBER)
+        r = parse_number(row, where, value, &number);
+    else if (row->type == KQ_SETTING_FLAG)
+        r = parse_flag(row, where, value, &flag);
+    else if (row->type == KQ_SETTING_PATH)
+        r = parse_path(row, where, value, &path);
+    if (r == 0)
+        r = take_source(config, (size_t)(row - settings), origin, where, line, row->name, &wins);
+    if (r)
+        return r;
+    if (row->type == KQ_SETTING_MOUNT)
+        return kq_config_set_mount_options(config, origin, where, line, value);
+    if (!wins)
+        return 0;
+    if (row->type == KQ_SETTING_NUMBER) {
+        *(int64_t *)at = number;
+    } else if (row->type == KQ_SETTING_FLAG) {
+        *(bool *)at = flag;
+    } else {
+        free(*(char **)at);
+        *(char **)at = path;
+        path = NULL;
+    }
+    return 0;
+}
+
+static int set_topic(struct kq_config *config, enum kq_origin origin, const char *where, int line,
+                     const char *name, const char *value)
+{
+    const char *reason = "not a value for it", *row;
+    size_t index = 0;
+    while ((row = kq_topic_config_name(index)) && strcmp(row, name) != 0)
+        index++;
+    if (!row)
+        return complain(where, name, "no such topic setting (kqfs.conf(5) lists them)");
+    /* On a copy: a value from a place that does not win is checked all the same. */
+    struct kq_topic_config changed = config->topic;
+    int r = kq_topic_config_set(&changed, name, value, &reason);
+    if (r)
+        return complain(where, name, "`%.64s`: %s", value, reason);
+    bool wins;
+    r = take_source(config, SETTING_COUNT + index, origin, where, line, name, &wins);
+    if (r == 0 && wins)
+        config->topic = changed;
+    return r;
+}
+
+bool kq_config_knows(const char *name)
+{
+    bool topic = strncmp(name, TOPIC_PREFIX, strlen(TOPIC_PREFIX)) == 0;
+    const char *known;
+    for (size_t i = 0; !topic && i < SETTING_COUNT; i++)
+        if (strcmp(settings[i].name, name) == 0)
+            return true;
+    for (size_t i = 0; topic && (known = kq_topic_config_name(i)); i++)
+        if (strcmp(known, name + strlen(TOPIC_PREFIX)) == 0)
+            return true;
+    return false;
+}
+
+enum kq_origin kq_config_origin(const struct kq_config *config, const char *name)
+{
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+        if (strcmp(settings[i].name, name) == 0)
+            return config->sources[i].origin;
+    return KQ_ORIGIN_DEFAULT;
+}
+
+int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *where, int line,
+                  const char *section, const char *name, const char *value)
+{
+    size_t prefix = strlen(TOPIC_PREFIX);
+    if (section ? strcmp(section, "topic") == 0 : strncmp(name, TOPIC_PREFIX, prefix) == 0)
+        return set_topic(config, origin, where, line, section ? name : name + prefix, value);
+    bool known_section = !section;
+    for (size_t i = 0; i < SETTING_COUNT; i++) {
+        const char *its = settings[i].section;
+        bool here = !section || (its && strcmp(section, its) == 0);
+        if (here && strcmp(settings[i].name, name) == 0)
+            return set_row(config, &settings[i], origin, where, line, value);
+        known_section |= here;
+    }
+    if (!known_section && !section[0])
+        return complain(where, name, "stands before any section: [broker], [mount] or [topic]");
+    if (!known_section)
+        return complain(where, section, "no such section: there are [broker], [mount] and [topic]");
+    return complain(where, name, "no such setting%s%s (kqfs.conf(5) lists them)",
+                    section ? " in section " : "", section ? section : "");
+}
+
+/* --- Showing them --- */
+
+static int format_origin(const struct kq_config *config, size_t index, struct kq_buf *ret)
+{
+    const struct kq_config_source *source = &config->sources[index];
+    switch (source->origin) {
+    case KQ_ORIGIN_COMMAND_LINE:
+        return kq_buf_append_string(ret, " ; command line\n");
+    case KQ_ORIGIN_MOUNT_OPTION:
+        return kq_buf_append_string(ret, " ; -o\n");
+    case KQ_ORIGIN_FILE:
+        return kq_buf_printf(ret, " ; %s:%d\n", config->file ? config->file : "", source->line);
+    default:
+        return kq_buf_append_string(ret, " ; default\n");
+    }
+}
+
+static int format_row(const struct kq_config *config, size_t index, struct kq_buf *ret)
+{
+    const struct kq_setting *row = &settings[index];
+    const char *at = (const char *)config + row->offset;
+    int r;
+    if (row->type == KQ_SETTING_NUMBER) {
+        r = kq_buf_printf(ret, "%s = %lld", row->name, (long long)*(const int64_t *)at);
+    } else if (row->type == KQ_SETTING_FLAG) {
+        r = kq_buf_printf(ret, "%s = %s", row->name, *(const bool *)at ? "true" : "false");
+    } else {
+        const char *text = *(char *const *)at;
+        if (!text) /* a path that is not set has no value to show */
+            return 0;
+        r = kq_buf_printf(ret, "%s = %s", row->name, text);
+    }
+    return r ? r : format_origin(config, index, ret);
+}
+
+static int format_topic(const struct kq_config *config, struct kq_buf *ret)
+{
+    const char *name;
+    int r = kq_buf_append_string(ret, "[topic]\n");
+    for (size_t i = 0; r == 0 && (name = kq_topic_config_name(i)); i++) {
+        r = kq_buf_printf(ret, "%s = ", name);
+        if (r == 0)
+            r = kq_topic_config_format(&config->topic, name, ret);
+        if (r == 0)
+            r = format_origin(config, SETTING_COUNT + i, ret);
+    }
+    return r;
+}
+
+int kq_config_format(const struct kq_config *config, struct kq_buf *ret)
+{
+    static const char *const sections[] = {"broker", "mount"};
+    int r = 0;
+    for (size_t s = 0; r == 0 && s < kq_array_size(sections); s++) {
+        r = kq_buf_printf(ret, "[%s]\n", sections[s]);
+        for (size_t i = 0; r == 0 && i < SETTING_COUNT; i++)
+            if (settings[i].section && strcmp(settings[i].section, sections[s]) == 0)
+                r = format_row(config, i, ret);
+        if (r == 0)
+            r = kq_buf_append_string(ret, "\n");
+    }
+    return r ? r : format_topic(config, ret);
+}

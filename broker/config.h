@@ -1,0 +1,115 @@
+/* The command's settings: one table gives each its name, section, type, bounds, default and help.
+ *
+ * A setting has one name wherever it is given: `NAME = VALUE` in its section of the file,
+ * `--NAME VALUE` on the command line, `-o NAME=VALUE` as mount(8) hands it over. The command line
+ * wins over -o, -o over the file, the file over the default. Topic defaults stand in the section
+ * [topic] under Kafka's names, elsewhere as topic.NAME.
+ *
+ * Plain values: main.c copies them into the options of the parts. One owner; read by any thread
+ * once it no longer changes.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "broker/base/buf.h"
+#include "broker/topicconfig.h"
+
+/* Where a value came from; a higher one wins. */
+enum kq_origin {
+    KQ_ORIGIN_DEFAULT,
+    KQ_ORIGIN_FILE,
+    KQ_ORIGIN_MOUNT_OPTION, /* -o */
+    KQ_ORIGIN_COMMAND_LINE,
+};
+
+struct kq_config {
+    /* [broker] */
+    char *data;
+    int64_t default_partitions;
+    int64_t retention_check_ms;
+    int64_t checkpoint_ms;
+    int64_t trail_bytes;
+    int64_t max_topics;
+    int64_t max_partitions;
+    int64_t max_open_files;
+    int64_t sync_threads;
+    /* [mount] */
+    char *mountpoint;    /* NULL: not given */
+    char *mount_options; /* what the kernel and libfuse are to see, comma-separated, escaped; "" */
+    bool foreground;
+    bool debug;
+    int64_t poll_us;
+    int64_t max_receivers;
+    int64_t max_workers;
+    int64_t attribute_timeout_ms;
+    int64_t max_write;
+    int64_t max_pending_bytes;
+    /* [topic] */
+    struct kq_topic_config topic;
+
+    char *file;  /* the configuration file, or NULL */
+    bool sloppy; /* mount -s: options of the mount that nobody knows are left out */
+
+    struct kq_config_source *sources; /* config.c's own: where each value came from */
+};
+
+enum kq_setting_type {
+    KQ_SETTING_NUMBER, /* int64_t */
+    KQ_SETTING_FLAG,   /* bool: true, false */
+    KQ_SETTING_PATH,   /* char *, made absolute */
+    KQ_SETTING_MOUNT,  /* char *: options for libfuse, checked one by one */
+};
+
+/* One row of the table. */
+struct kq_setting {
+    const char *section; /* in the file; NULL: cannot stand there */
+    const char *name;
+    char letter; /* -f; 0: none */
+    enum kq_setting_type type;
+    size_t offset; /* in struct kq_config */
+    int64_t least, most;
+    int64_t fallback;         /* the default of a number or flag … */
+    int64_t (*compute)(void); /* … unless the machine decides */
+    const char *argument;     /* for help: what is to be given */
+    const char *help;         /* one line */
+    bool in_help;             /* --help shows it; the manual shows all */
+};
+
+/* The rows; NULL behind the last. */
+const struct kq_setting *kq_setting_row(size_t index);
+
+/* All defaults; data is "" where there is no home to put it into. 0; -ENOMEM. */
+int kq_config_new(struct kq_config **ret);
+void kq_config_free(struct kq_config *config); /* NULL is fine */
+
+/* Is NAME a setting, as it is written on the command line? */
+bool kq_config_knows(const char *name);
+
+/* Where the value of the setting NAME, not of a topic, came from. */
+enum kq_origin kq_config_origin(const struct kq_config *config, const char *name);
+
+/* Sets one value. NAME is looked up in SECTION, or, where SECTION is NULL, as it stands on the
+ * command line. The value is checked in any case and takes effect unless a higher origin has set
+ * it. WHERE names the place for the report: "FILE:LINE", "-o" or "command line"; LINE is kept for
+ * kq_config_format. 0; -EINVAL: one line with place, name and reason was reported; -ENOMEM. */
+int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *where, int line,
+                  const char *section, const char *name, const char *value);
+
+/* The value of -o: settings as NAME=VALUE, and options of mount(8) and libfuse, which are collected
+ * in mount_options, or dropped where only mount(8) reads them (noauto, user, x-…, …). A comma or
+ * backslash in a value is written with a backslash before it. 0; -EINVAL (reported); -ENOMEM. */
+int kq_config_set_mount_options(struct kq_config *config, enum kq_origin origin, const char *where,
+                                int line, const char *options);
+
+/* Reads the INI file PATH. 0; -ENOENT (not reported); -EINVAL (reported); -errno (reported). */
+int kq_config_read_file(struct kq_config *config, const char *path);
+
+/* As kq_config_read_file, with the file's LENGTH bytes at hand; PATH for reports only. */
+int kq_config_parse(struct kq_config *config, const char *path, const char *bytes, size_t length);
+
+/* All settings as a file that kq_config_read_file takes, each with a comment on where it came from;
+ * appended to RET. -ENOMEM. */
+int kq_config_format(const struct kq_config *config, struct kq_buf *ret);
