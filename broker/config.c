@@ -73,7 +73,7 @@ static const struct kq_setting settings[] = {
     {"broker", "sync.threads", 0, KQ_SETTING_NUMBER, AT(sync_threads), 1, 256, 8, NULL, "N",
      "threads that wait for fdatasync", false},
     {"mount", "poll.us", 0, KQ_SETTING_NUMBER, AT(poll_us), 0, 10000, 50, NULL, "US",
-     "poll so long for the next request before sleeping", true},
+     "poll so long before sleeping", true},
     {"mount", "max.receivers", 0, KQ_SETTING_NUMBER, AT(max_receivers), 1, 256, 0,
      default_max_receivers, "N", "threads that take requests, at most (-s: 1)", true},
     {"mount", "max.workers", 0, KQ_SETTING_NUMBER, AT(max_workers), 1, 1024, 0, default_max_workers,
@@ -337,16 +337,16 @@ int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *w
 
 /* --- Showing them --- */
 
-static int format_origin(const struct kq_config *config, size_t index, struct kq_buf *ret)
+static int format_origin(const struct kq_config *config, enum kq_origin origin, int line,
+                         struct kq_buf *ret)
 {
-    const struct kq_config_source *source = &config->sources[index];
-    switch (source->origin) {
+    switch (origin) {
     case KQ_ORIGIN_COMMAND_LINE:
         return kq_buf_append_string(ret, " ; command line\n");
     case KQ_ORIGIN_MOUNT_OPTION:
         return kq_buf_append_string(ret, " ; -o\n");
     case KQ_ORIGIN_FILE:
-        return kq_buf_printf(ret, " ; %s:%d\n", config->file ? config->file : "", source->line);
+        return kq_buf_printf(ret, " ; %s:%d\n", config->file ? config->file : "", line);
     default:
         return kq_buf_append_string(ret, " ; default\n");
     }
@@ -367,7 +367,25 @@ static int format_row(const struct kq_config *config, size_t index, struct kq_bu
             return 0;
         r = kq_buf_printf(ret, "%s = %s", row->name, text);
     }
-    return r ? r : format_origin(config, index, ret);
+    const struct kq_config_source *source = &config->sources[index];
+    enum kq_origin origin =
+        row->type == KQ_SETTING_MOUNT ? config->mount_options_origin : source->origin;
+    return r ? r : format_origin(config, origin, source->line, ret);
+}
+
+/* The value of a topic's setting. Blanks and semicolons of a delimiter are escaped: as they are,
+ * INI would drop them. */
+static int format_topic_value(const struct kq_config *config, const char *name, struct kq_buf *ret)
+{
+    kq_autobuf struct kq_buf value = {0};
+    int r = kq_topic_config_format(&config->topic, name, &value);
+    for (size_t i = 0; r == 0 && i < value.length; i++) {
+        bool escape =
+            (value.data[i] == ' ' || value.data[i] == ';') && kq_topic_config_is_rendering(name);
+        r = escape ? kq_buf_printf(ret, "\\x%02x", value.data[i])
+                   : kq_buf_append(ret, &value.data[i], 1);
+    }
+    return r;
 }
 
 static int format_topic(const struct kq_config *config, struct kq_buf *ret)
@@ -375,11 +393,12 @@ static int format_topic(const struct kq_config *config, struct kq_buf *ret)
     const char *name;
     int r = kq_buf_append_string(ret, "[topic]\n");
     for (size_t i = 0; r == 0 && (name = kq_topic_config_name(i)); i++) {
+        const struct kq_config_source *source = &config->sources[SETTING_COUNT + i];
         r = kq_buf_printf(ret, "%s = ", name);
         if (r == 0)
-            r = kq_topic_config_format(&config->topic, name, ret);
+            r = format_topic_value(config, name, ret);
         if (r == 0)
-            r = format_origin(config, SETTING_COUNT + i, ret);
+            r = format_origin(config, source->origin, source->line, ret);
     }
     return r;
 }

@@ -50,7 +50,8 @@ struct kq_config {
     /* [topic] */
     struct kq_topic_config topic;
 
-    char *file;  /* the configuration file, or NULL */
+    enum kq_origin mount_options_origin; /* of the last that was added */
+    char *file;                          /* the configuration file, or NULL */
     bool sloppy; /* mount -s: options of the mount that nobody knows are left out */
 
     struct kq_config_source *sources; /* config.c's own: where each value came from */

@@ -24,6 +24,15 @@ static void stop(struct reading *reading, const char *reason)
     reading->error = -EINVAL;
 }
 
+/* inih goes on behind a line that it cannot read; a complaint about what follows would mislead. */
+static bool readable(const char *line)
+{
+    size_t first = strspn(line, " \t\r\n");
+    if (!line[first] || line[first] == ';' || line[first] == '#')
+        return true;
+    return line[first] == '[' ? strchr(line, ']') != NULL : strpbrk(line, "=:") != NULL;
+}
+
 /* An fgets for inih: one line of the file into ROOM bytes. Leading blanks are dropped, since inih
  * would take an indented line as more of the value before it. */
 static char *read_line(char *to, int room, void *stream)
@@ -52,6 +61,10 @@ static char *read_line(char *to, int room, void *stream)
     memcpy(to, at, length);
     to[length] = '\n';
     to[length + 1] = '\0';
+    if (!readable(to)) {
+        stop(reading, "neither `[section]` nor `name = value`");
+        return NULL;
+    }
     return to;
 }
 

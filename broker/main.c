@@ -3,10 +3,9 @@
  * Happy path: read the configuration, go to the background, open the broker (which recovers),
  * mount, say that all is well, serve until asked to stop, unmount, close. Each failure is one line
  * that names the remedy, and an exit code of its own. */
-#include <errno.h>
 #define FUSE_USE_VERSION 314
+
 #include <fuse3/fuse_lowlevel.h>
-#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>

@@ -77,7 +77,7 @@ static const struct mount_option *find(const char *name)
 }
 
 /* Adds RAW behind what libfuse will see. */
-static int pass_on(struct kq_config *config, const char *raw)
+static int pass_on(struct kq_config *config, enum kq_origin origin, const char *raw)
 {
     const char *have = config->mount_options;
     char *joined = have[0] ? kq_format("%s,%s", have, raw) : kq_strdup(raw);
@@ -85,6 +85,8 @@ static int pass_on(struct kq_config *config, const char *raw)
         return -ENOMEM;
     free(config->mount_options);
     config->mount_options = joined;
+    if (origin > config->mount_options_origin)
+        config->mount_options_origin = origin;
     return 0;
 }
 
@@ -108,6 +110,8 @@ static int set_option(struct kq_config *config, enum kq_origin origin, const cha
             return kq_config_set(config, origin, where, line, NULL, name, value);
         if (strcmp(name, "debug") == 0 || strcmp(name, "foreground") == 0)
             return kq_config_set(config, origin, where, line, NULL, name, "true");
+        if (kq_config_knows(name))
+            return refuse(where, name, "needs a value");
         return refuse(where, name, "no such mount option (kqfs(1) lists them)");
     }
     switch (option->fate) {
@@ -116,9 +120,9 @@ static int set_option(struct kq_config *config, enum kq_origin origin, const cha
     case DROP:
         return 0;
     case PASS:
-        return value ? refuse(where, name, "takes no value") : pass_on(config, raw);
+        return value ? refuse(where, name, "takes no value") : pass_on(config, origin, raw);
     default:
-        return value ? pass_on(config, raw) : refuse(where, name, "needs a value");
+        return value ? pass_on(config, origin, raw) : refuse(where, name, "needs a value");
     }
 }
 
@@ -174,5 +178,5 @@ int kq_config_set_mount_options(struct kq_config *config, enum kq_origin origin,
     kq_autofree char *given = config->mount_options;
     config->mount_options = kq_strdup("");
     int r = config->mount_options ? set_each(config, origin, where, line, options) : -ENOMEM;
-    return r == 0 && given[0] ? pass_on(config, given) : r;
+    return r == 0 && given[0] ? pass_on(config, origin, given) : r;
 }

@@ -90,7 +90,7 @@ static int set(struct parse *parse, const char *name, const char *value)
                          value ? value : "true");
 }
 
-/* What -f, -n, -s, … mean when mount(8) calls its helper: see "External helpers" in mount(8). */
+/* What -f, -n, -s, ... mean when mount(8) calls its helper: see "External helpers" in mount(8). */
 static int take_helper_option(struct parse *parse, int c)
 {
     switch (c) {
@@ -255,13 +255,13 @@ void kq_options_print_help(FILE *to)
           "consumes, permissions grant access, and every message is durable.\n\n"
           "  -h, --help                this text\n"
           "  -V, --version             the version of kqfs and of libfuse\n"
-          "  -o OPTION[,OPTION…]       of the mount (allow_other, ro, …) or NAME=VALUE below\n"
+          "  -o OPTION[,OPTION...]       mount options (allow_other, ro, ...); NAME=VALUE\n"
           "  -s                        one thread takes all requests\n",
           to);
     for (size_t i = 0; (row = kq_setting_row(i)); i++)
         if (row->in_help)
             print_row(to, row, config);
-    fputs("\nAll settings, and the defaults of topics (--topic.retention.ms …): kqfs.conf(5).\n"
+    fputs("\nAll settings, and the defaults of topics (--topic.retention.ms ...): kqfs.conf(5).\n"
           "Stop it with `fusermount3 -u MOUNTPOINT`. The manual: kqfs(1).\n",
           to);
     kq_config_free(config);

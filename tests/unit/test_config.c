@@ -1,0 +1,176 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "broker/base/fault.h"
+#include "broker/config.h"
+#include "tests/unit/said.h"
+
+static struct kq_config *fresh(void)
+{
+    struct kq_config *config;
+    said_clear();
+    assert_int_equal(kq_config_new(&config), 0);
+    return config;
+}
+
+static int set(struct kq_config *config, enum kq_origin origin, const char *name, const char *value)
+{
+    return kq_config_set(config, origin, "here", 0, NULL, name, value);
+}
+
+static void defaults_are_within_their_own_bounds(void **state)
+{
+    struct kq_config *config = fresh();
+    const struct kq_setting *row;
+    for (size_t i = 0; (row = kq_setting_row(i)); i++) {
+        if (row->type != KQ_SETTING_NUMBER)
+            continue;
+        int64_t value = *(int64_t *)((char *)config + row->offset);
+        assert_in_range(value, row->least, row->most);
+    }
+    kq_config_free(config);
+}
+
+static void the_higher_origin_wins_in_any_order(void **state)
+{
+    struct kq_config *config = fresh();
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "num.partitions", "5"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_MOUNT_OPTION, "num.partitions", "4"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "num.partitions", "3"), 0);
+    assert_int_equal(config->default_partitions, 5);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "poll.us", "3"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_MOUNT_OPTION, "poll.us", "4"), 0);
+    assert_int_equal(config->poll_us, 4);
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "topic.retention.ms", "7"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "topic.retention.ms", "8"), 0);
+    assert_int_equal(config->topic.log.retention_ms, 7);
+    kq_config_free(config);
+}
+
+static void a_value_that_does_not_win_is_checked_all_the_same(void **state)
+{
+    struct kq_config *config = fresh();
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "num.partitions", "5"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "num.partitions", "none"), -EINVAL);
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "topic.framing", "line"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "topic.framing", "none"), -EINVAL);
+    kq_config_free(config);
+}
+
+static void numbers_are_whole_and_within_bounds(void **state)
+{
+    static const char *const bad[] = {"",    " 1", "+1", "1 ", "1k",     "0x10",
+                                      "1.0", "-1", "0",  "-",  "100001", "99999999999999999999999"};
+    struct kq_config *config = fresh();
+    for (size_t i = 0; i < kq_array_size(bad); i++) {
+        said_clear();
+        assert_int_equal(set(config, KQ_ORIGIN_FILE, "num.partitions", bad[i]), -EINVAL);
+        assert_int_equal(said_count, 1);
+    }
+    assert_int_equal(config->default_partitions, 1);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "num.partitions", "100000"), 0);
+    kq_config_free(config);
+}
+
+static void a_complaint_names_place_setting_and_reason(void **state)
+{
+    struct kq_config *config = fresh();
+    assert_int_equal(kq_config_set(config, KQ_ORIGIN_FILE, "f:3", 3, "broker", "max.topics", "x"),
+                     -EINVAL);
+    assert_string_equal(said, "f:3: max.topics: `x` is not a whole number from 1 to 1000000");
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "max.topic", "1"), -EINVAL);
+    assert_non_null(strstr(said, "here: max.topic: no such setting"));
+    assert_int_equal(kq_config_set(config, KQ_ORIGIN_FILE, "f:4", 4, "mount", "max.topics", "1"),
+                     -EINVAL);
+    assert_non_null(strstr(said, "no such setting in section mount"));
+    kq_config_free(config);
+}
+
+static void paths_become_absolute(void **state)
+{
+    struct kq_config *config = fresh();
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "data", "/some where"), 0);
+    assert_string_equal(config->data, "/some where");
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "data", "x"), 0);
+    assert_int_equal(config->data[0], '/');
+    assert_string_equal(strrchr(config->data, '/'), "/x");
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "data", ""), -EINVAL);
+    kq_config_free(config);
+}
+
+static void the_command_lines_own_settings_cannot_stand_in_a_file(void **state)
+{
+    struct kq_config *config = fresh();
+    static const char *const sections[] = {"", "broker", "mount", "topic"};
+    for (size_t i = 0; i < kq_array_size(sections); i++)
+        assert_int_equal(
+            kq_config_set(config, KQ_ORIGIN_FILE, "f:1", 1, sections[i], "config", "/x"), -EINVAL);
+    kq_config_free(config);
+}
+
+static void what_is_shown_reads_back_as_the_same(void **state)
+{
+    struct kq_config *config = fresh(), *again = fresh();
+    struct kq_buf shown = {0}, shown_again = {0};
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "data", "/d"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "mountpoint", "/m"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "topic.delimiter", "\\t; \\n"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "topic.key.separator", " ;"), 0);
+    assert_int_equal(
+        kq_config_set_mount_options(config, KQ_ORIGIN_COMMAND_LINE, "-o", 0, "ro,fsname=a\\,b"), 0);
+    assert_int_equal(kq_config_format(config, &shown), 0);
+    assert_int_equal(kq_config_parse(again, "f", (char *)shown.data, shown.length), 0);
+    assert_memory_equal(&config->topic, &again->topic, sizeof(config->topic));
+    assert_string_equal(config->mount_options, again->mount_options);
+    assert_string_equal(config->data, again->data);
+    assert_string_equal(config->mountpoint, again->mountpoint);
+    assert_int_equal(kq_config_format(again, &shown_again), 0);
+    assert_non_null(memmem(shown.data, shown.length, "data = /d ; command line\n", 25));
+    assert_non_null(memmem(shown_again.data, shown_again.length, "data = /d ; :2\n", 15));
+    kq_buf_release(&shown);
+    kq_buf_release(&shown_again);
+    kq_config_free(config);
+    kq_config_free(again);
+}
+
+static void every_lack_of_memory_is_reported_and_leaves_nothing_behind(void **state)
+{
+    bool failed = true;
+    for (long nth = 1; failed; nth++) {
+        struct kq_config *config = NULL;
+        struct kq_buf shown = {0};
+        kq_fault_arm(KQ_FAULT_MEMORY, nth, ENOMEM, false);
+        int r = kq_config_new(&config);
+        if (r == 0)
+            r = set(config, KQ_ORIGIN_FILE, "data", "x");
+        if (r == 0)
+            r = kq_config_set_mount_options(config, KQ_ORIGIN_FILE, "-o", 0, "ro,nodev");
+        if (r == 0)
+            r = kq_config_parse(config, "f", "[topic]\nretention.ms=1\n", 23);
+        if (r == 0)
+            r = kq_config_format(config, &shown);
+        failed = kq_fault_disarm();
+        assert_int_equal(r, failed ? -ENOMEM : 0);
+        kq_config_free(config);
+        kq_buf_release(&shown);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_are_within_their_own_bounds),
+        cmocka_unit_test(the_higher_origin_wins_in_any_order),
+        cmocka_unit_test(a_value_that_does_not_win_is_checked_all_the_same),
+        cmocka_unit_test(numbers_are_whole_and_within_bounds),
+        cmocka_unit_test(a_complaint_names_place_setting_and_reason),
+        cmocka_unit_test(paths_become_absolute),
+        cmocka_unit_test(the_command_lines_own_settings_cannot_stand_in_a_file),
+        cmocka_unit_test(what_is_shown_reads_back_as_the_same),
+        cmocka_unit_test(every_lack_of_memory_is_reported_and_leaves_nothing_behind),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

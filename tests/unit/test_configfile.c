@@ -1,0 +1,126 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+
+#include "broker/base/mem.h"
+#include "broker/config.h"
+#include "tests/unit/said.h"
+
+static int parse(const char *text, struct kq_config **ret)
+{
+    said_clear();
+    assert_int_equal(kq_config_new(ret), 0);
+    return kq_config_parse(*ret, "f", text, strlen(text));
+}
+
+static void refused(const char *text, const char *line)
+{
+    struct kq_config *config;
+    assert_int_equal(parse(text, &config), -EINVAL);
+    assert_string_equal(said, line);
+    assert_int_equal(said_count, 1);
+    kq_config_free(config);
+}
+
+static void comments_blanks_indents_crlf_and_bom_are_fine(void **state)
+{
+    struct kq_config *config;
+    assert_int_equal(parse("\xef\xbb\xbf; first\n# second\n\n  [broker]\r\n"
+                           "  num.partitions = 3 ; why\r\n\tmax.topics=9\n[topic]\n"
+                           "retention.ms : 77",
+                           &config),
+                     0);
+    assert_int_equal(config->default_partitions, 3);
+    assert_int_equal(config->max_topics, 9);
+    assert_int_equal(config->topic.log.retention_ms, 77);
+    kq_config_free(config);
+}
+
+static void an_empty_file_changes_nothing(void **state)
+{
+    struct kq_config *config;
+    assert_int_equal(parse("", &config), 0);
+    kq_config_free(config);
+    assert_int_equal(parse("\n\n", &config), 0);
+    kq_config_free(config);
+}
+
+static void each_mistake_is_one_line_with_file_line_and_key(void **state)
+{
+    refused("num.partitions=1\n",
+            "f:1: num.partitions: stands before any section: [broker], [mount] or [topic]");
+    refused("[broker]\n\nx=1\n", "f:3: x: no such setting in section broker (kqfs.conf(5) lists "
+                                 "them)");
+    refused("[brok]\nx=1\n", "f:2: brok: no such section: there are [broker], [mount] and [topic]");
+    refused("[broker]\nmax.topics=1\nmax.topics=1\n",
+            "f:3: max.topics: set twice, first in line 2");
+    refused("[topic]\nretention.ms=1\nretention.ms=1\n",
+            "f:3: retention.ms: set twice, first in line 2");
+    refused("[topic]\nx=1\n", "f:2: x: no such topic setting (kqfs.conf(5) lists them)");
+    refused("[topic]\nretention.ms=soon\n", "f:2: retention.ms: `soon`: not a whole number");
+    refused("[mount]\noptions=ro,what\n", "f:2: what: no such mount option (kqfs(1) lists them)");
+    refused("[mount]\nforeground\n", "f:2: neither `[section]` nor `name = value`");
+    refused("[mount\nforeground=true\n", "f:1: neither `[section]` nor `name = value`");
+}
+
+static void a_setting_twice_is_refused_where_the_command_line_set_it_too(void **state)
+{
+    struct kq_config *config;
+    static const char text[] = "[broker]\nmax.topics=1\nmax.topics=1\n";
+    said_clear();
+    assert_int_equal(kq_config_new(&config), 0);
+    assert_int_equal(kq_config_set(config, KQ_ORIGIN_COMMAND_LINE, "", 0, NULL, "max.topics", "2"),
+                     0);
+    assert_int_equal(kq_config_parse(config, "f", text, strlen(text)), -EINVAL);
+    kq_config_free(config);
+}
+
+static void a_line_too_long_is_refused_and_never_cut(void **state)
+{
+    struct kq_config *config;
+    char text[10000] = "[broker]\ndata=/";
+    memset(text + strlen(text), 'x', sizeof(text) - strlen(text) - 1);
+    assert_int_equal(parse(text, &config), -EINVAL);
+    assert_non_null(strstr(said, "f:2: a line has at most"));
+    kq_config_free(config);
+}
+
+static void a_nul_byte_is_refused(void **state)
+{
+    struct kq_config *config;
+    said_clear();
+    assert_int_equal(kq_config_new(&config), 0);
+    assert_int_equal(kq_config_parse(config, "f", "[broker]\n\0\n", 11), -EINVAL);
+    assert_string_equal(said, "f:2: a NUL byte; is this a text file?");
+    kq_config_free(config);
+}
+
+static void a_file_that_is_not_there_is_left_to_the_caller(void **state)
+{
+    struct kq_config *config;
+    said_clear();
+    assert_int_equal(kq_config_new(&config), 0);
+    assert_int_equal(kq_config_read_file(config, "/nonexistent/kqfs.conf"), -ENOENT);
+    assert_int_equal(said_count, 0);
+    assert_int_equal(kq_config_read_file(config, "/") < 0, 1);
+    assert_int_equal(said_count, 1);
+    kq_config_free(config);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(comments_blanks_indents_crlf_and_bom_are_fine),
+        cmocka_unit_test(an_empty_file_changes_nothing),
+        cmocka_unit_test(each_mistake_is_one_line_with_file_line_and_key),
+        cmocka_unit_test(a_setting_twice_is_refused_where_the_command_line_set_it_too),
+        cmocka_unit_test(a_line_too_long_is_refused_and_never_cut),
+        cmocka_unit_test(a_nul_byte_is_refused),
+        cmocka_unit_test(a_file_that_is_not_there_is_left_to_the_caller),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
