@@ -261,7 +261,7 @@ void kq_options_print_help(FILE *to)
     for (size_t i = 0; (row = kq_setting_row(i)); i++)
         if (row->in_help)
             print_row(to, row, config);
-    fputs("\nAll settings, and the defaults of topics (--topic.retention.ms ...): kqfs.conf(5).\n"
+    fputs("\nMore settings, and defaults of topics (--topic.retention.ms MS): kqfs.conf(5).\n"
           "Stop it with `fusermount3 -u MOUNTPOINT`. The manual: kqfs(1).\n",
           to);
     kq_config_free(config);
