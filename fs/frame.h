@@ -69,13 +69,16 @@ struct kq_frame_batch {
 };
 
 /* What a request gave. Zero-initialised is empty; owned by the caller, reused from request to
- * request (one a thread, not one a file: it grows to the size of requests). */
+ * request (one a thread, not one a file: it grows to the size of requests). Batches of a frame's
+ * earlier requests are gone with the next. */
 struct kq_frame_output {
     struct kq_frame_batch *batches;
     size_t count;     /* of batches that this request gave: 0 where it ended no message */
     size_t allocated; /* frame.c's own from here on */
-    uint32_t *slots;  /* partition -> index into batches + 1, 0 for none */
-    int32_t slot_count;
+    uint32_t *slots;  /* partition + 1 -> index into batches + 1, 0 for none */
+    size_t slot_count;
+    struct kq_buf joined;  /* a half line and what follows */
+    struct kq_buf scratch; /* of the JSON parser */
 };
 
 struct kq_frame_result {
@@ -94,9 +97,9 @@ int kq_frame_write(struct kq_frame *frame, const struct kq_frame_request *reques
                    const void *bytes, size_t length, struct kq_frame_output *output,
                    struct kq_frame_result *ret);
 
-/* The last write could not be kept (no disk to reserve, the append failed): forgets it and the half
- * line. Returns the bytes that still waited in the frame. */
-int64_t kq_frame_abort(struct kq_frame *frame);
+/* The last write could not be kept for ERROR (a negated errno; no disk to reserve, the append
+ * failed): drops what it left in the frame. Nothing is pending then. */
+void kq_frame_abort(struct kq_frame *frame, int error);
 
 /* The file is closed: what waits becomes a message. As kq_frame_write. The frame is then as new. */
 int kq_frame_finish(struct kq_frame *frame, const struct kq_frame_request *request,
@@ -116,6 +119,6 @@ static inline int64_t kq_frame_reserve_bytes(int64_t pending)
 
 void kq_frame_release(struct kq_frame *frame);
 
-/* Frees all memory above KEEP bytes a batch. */
+/* Frees what is larger than KEEP bytes. */
 void kq_frame_output_trim(struct kq_frame_output *output, size_t keep);
 void kq_frame_output_release(struct kq_frame_output *output);
