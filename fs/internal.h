@@ -28,7 +28,11 @@ struct kq_fs {
     int64_t started_ms; /* times of files that have none of their own */
     uid_t uid;          /* of the broker's process, owner of .kqfs */
     gid_t gid;
-    bool posix_acl; /* negotiated */
+    bool posix_acl;                  /* negotiated */
+    char *mountpoint;                /* absolute */
+    _Atomic int64_t root_changed_ms; /* a topic came or went */
+    atomic_ullong append_serial;     /* numbers the nodes of append */
+    atomic_bool log_views;           /* somebody looked up a p<N>.log */
 };
 
 static inline struct kq_fs *kq_fs_of(fuse_req_t req)
@@ -43,6 +47,7 @@ struct kq_caller kq_fs_caller(fuse_req_t req);
  * (KQ_GONE -> ESTALE, KQ_BEYOND -> ENOENT, …) and broker errors are translated. R != 0; returns a
  * positive errno. */
 int kq_fs_errno(int r);
+void kq_errmap_register_metrics(void);
 
 /* --- Requests that may wait for a disk (offload.c) ---
  * A handler first tries with may_block = false on the receiver. Where that says KQ_WOULD_BLOCK it
@@ -134,6 +139,16 @@ void kq_handles_unpark_all(struct kq_handles *handles);
  * before this call has announced it if it is a RELEASE. */
 void kq_receivers_barrier(struct kq_receivers *receivers);
 
+/* --- .kqfs (control.c) --- */
+
+/* The text of .kqfs/metrics, version or config, appended to RET. -ENOMEM, -errno. Any thread. */
+int kq_control_text(struct kq_fs *fs, enum kq_view view, struct kq_buf *ret);
+
+/* --- What the broker says (event.c) --- */
+
+/* Listens to FS' broker from now on. */
+void kq_fs_listen(struct kq_fs *fs);
+
 /* --- Notifications to the kernel (notify.c) --- from a thread that holds no lock and serves no
  * request. Each call queues one and never blocks; a full queue merges them. */
 void kq_notify_entry(struct kq_fs *fs, uint64_t parent, const char *name); /* forget this name */
@@ -143,3 +158,14 @@ void kq_notify_poll(struct kq_fs *fs, struct fuse_pollhandle *ph); /* consumes P
 /* Raises inotify's IN_MODIFY on p0.log: at most every 100 ms a partition. References PART itself.
  */
 void kq_notify_modified(struct kq_fs *fs, struct kq_fspart *part);
+
+/* As kq_notify_inode, but done when it returns; waits for nothing that a request could hold (no
+ * lock of an inode or page), so that a handler may call it. */
+void kq_notify_inode_now(struct kq_fs *fs, uint64_t node);
+
+int kq_notifier_new(struct kq_fs *fs, struct kq_notifier **ret); /* starts its thread */
+/* Takes no more; returns true once the thread has ended. Until then requests must be served. */
+bool kq_notifier_stop(struct kq_notifier *notifier);
+void kq_notifier_free(struct kq_notifier *notifier); /* after it stopped; NULL is fine */
+/* Is PID (of a request) the thread that raises IN_MODIFY? */
+bool kq_notifier_is_self(const struct kq_notifier *notifier, pid_t pid);
