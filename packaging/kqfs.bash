@@ -1,0 +1,31 @@
+# Bash completion for kqfs: options from the command itself, then directories.
+# shellcheck disable=SC2034 # _init_completion sets words, cword and split
+_kqfs() {
+    local cur prev words cword split
+    _init_completion -s || return
+    case $prev in
+    --data)
+        _filedir -d
+        return
+        ;;
+    --config)
+        _filedir
+        return
+        ;;
+    -o)
+        local known='allow_other allow_root auto_unmount ro rw suid nosuid dev nodev exec noexec
+            fsname= subtype= data= config= num.partitions= topic.retention.ms='
+        local before=
+        [[ $cur == *,* ]] && before=${cur%,*},
+        mapfile -t COMPREPLY < <(compgen -P "$before" -W "$known" -- "${cur##*,}")
+        compopt -o nospace
+        return
+        ;;
+    esac
+    if [[ $cur == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "-f -d -s -h -V -o $(_parse_help "$1")
+            --topic.retention.ms --topic.retention.bytes --topic.segment.bytes" -- "$cur")
+    else
+        _filedir -d
+    fi
+} && complete -F _kqfs kqfs
