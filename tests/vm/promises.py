@@ -1,0 +1,279 @@
+"""What kqfs promises to keep through a power loss: each class makes promises, and checks them later.
+
+act() runs in a thread of its own until stopping is set; after each operation that must survive it
+calls ack(key, number), which puts a mark into the disk's log. check() gets the mount after the power
+loss and the last number that was acknowledged under each key before it, and yields what is wrong.
+"""
+
+import os
+import re
+import struct
+import threading
+
+LINE = re.compile(rb"(\d\d) (\d{6}) x*\n")
+
+
+class Promise:
+    """NAME is its topic. THREADS of them run act()."""
+
+    threads = 1
+    settings = {}
+
+    def __init__(self, name):
+        self.name = name
+
+    def prepare(self, mount):
+        self.topic(mount, make=True)
+        for key, value in self.settings.items():
+            os.setxattr(self.topic(mount), f"user.kqfs.{key}", value.encode())
+
+    def topic(self, mount, make=False):
+        path = os.path.join(mount, self.name)
+        if make:
+            os.mkdir(path)
+        return path
+
+
+def line_of(writer, number, size):
+    head = b"%02d %06d " % (writer, number)
+    return head + b"x" * (size - len(head) - 1) + b"\n"
+
+
+class Lines(Promise):
+    """Every acknowledged line is there, once, whole, and each writer's are in order."""
+
+    def __init__(self, name, file="p0", how="fsync", threads=1, size=100, segment=None):
+        super().__init__(name)
+        self.file, self.how, self.threads, self.size = file, how, threads, size
+        if segment:
+            self.settings = {"segment.bytes": str(segment)}
+
+    def act(self, mount, writer, ack, stopping):
+        flags = os.O_WRONLY | os.O_APPEND | (os.O_DSYNC if self.how == "dsync" else 0)
+        fd = os.open(os.path.join(self.topic(mount), self.file), flags)
+        number = 0
+        while not stopping.is_set():
+            os.write(fd, line_of(writer, number, self.size))
+            if self.how == "fsync":
+                os.fsync(fd)
+            ack(writer, number)
+            number += 1
+        os.close(fd)
+
+    def check(self, mount, acked):
+        with open(os.path.join(self.topic(mount), "p0"), "rb") as partition:
+            text = partition.read()
+        numbers, at = {writer: [] for writer in range(self.threads)}, 0
+        while at < len(text):
+            found = LINE.match(text, at)
+            if not found or len(found[0]) != self.size or int(found[1]) >= self.threads:
+                yield f"not a whole line at byte {at}: {text[at:at + 40]!r}"
+                return
+            numbers[int(found[1])].append(int(found[2]))
+            at = found.end()
+        for writer, have in numbers.items():
+            yield from self.check_writer(writer, have, acked.get(str(writer), -1))
+
+    def check_writer(self, writer, have, acked):
+        if have != list(range(len(have))):
+            wrong = next(i for i, number in enumerate(have) if number != i)
+            yield f"writer {writer}: line {have[wrong]} where {wrong} belongs"
+        elif len(have) <= acked:
+            yield f"writer {writer}: line {acked} was acknowledged, the last one there is {len(have) - 1}"
+
+
+class Retained(Lines):
+    """What retention leaves is one run up to the last line, and p0.log keeps every byte's place."""
+
+    def __init__(self, name):
+        super().__init__(name, size=512, segment=16384)
+        self.settings = {**self.settings, "retention.bytes": "49152", "file.delete.delay.ms": "100"}
+
+    def check_writer(self, writer, have, acked):
+        self.first = have[0] if have else 0
+        if have and have != list(range(have[0], have[0] + len(have))):
+            yield "a gap among the lines that retention left"
+        elif (have[-1] if have else -1) < acked:
+            yield f"line {acked} was acknowledged, the last one there is {have[-1] if have else None}"
+
+    def check(self, mount, acked):
+        yield from super().check(mount, acked)
+        path = os.path.join(self.topic(mount), "p0")
+        start, end = (int(os.getxattr(path, f"user.kqfs.{key}")) for key in ("start", "end"))
+        if end > start and start != self.first:
+            yield f"user.kqfs.start is {start}, the first line {self.first}"
+        with open(path + ".log", "rb") as whole:
+            for number in {start, (start + end) // 2, end - 1} - {-1}:
+                found = os.pread(whole.fileno(), self.size, number * self.size) if end > start else None
+                if found is not None and found != line_of(0, number, self.size):
+                    yield f"p0.log at {number * self.size}: {found[:20]!r}, not line {number}"
+
+
+class Dropped(Retained):
+    """After rm p0 the lines written later are there, at their places."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.settings = {"segment.bytes": "16384"}
+
+    def act(self, mount, writer, ack, stopping):
+        path, number = os.path.join(self.topic(mount), "p0"), 0
+        while not stopping.is_set():
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+            for _ in range(20):
+                os.write(fd, line_of(writer, number, self.size))
+                number += 1
+            os.fsync(fd)
+            ack(writer, number - 1)
+            os.close(fd)
+            if number % 60 == 0:
+                # Gone for good only with the lines behind it, so that check() can tell.
+                os.unlink(path)
+                fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+                os.write(fd, line_of(writer, number, self.size))
+                os.fsync(fd)
+                ack(writer, number)
+                os.close(fd)
+                number += 1
+
+
+class Counted(Promise):
+    """Operations that set something to a growing number: the last acknowledged one, or the one that
+    was under way, is what is there. set() does it, get() tells, modulo MODULUS."""
+
+    limit = modulus = 10**6
+
+    def act(self, mount, writer, ack, stopping):
+        number = 0
+        while not stopping.is_set() and number < self.limit:
+            self.set(mount, number)
+            ack(0, number)
+            number += 1
+            stopping.wait(0.15)
+
+    def check(self, mount, acked):
+        last = acked.get("0", -1)
+        found = self.get(mount)
+        if last >= 0 and found not in (last % self.modulus, (last + 1) % self.modulus):
+            yield f"{last % self.modulus} was acknowledged, {found} is there"
+
+    def partition(self, mount):
+        return os.path.join(self.topic(mount), "p0")
+
+
+class Configured(Counted):
+    def set(self, mount, number):
+        value = str(86400000 + number).encode()
+        os.setxattr(self.topic(mount), "user.kqfs.retention.ms", value)
+
+    def get(self, mount):
+        return int(os.getxattr(self.topic(mount), "user.kqfs.retention.ms")) - 86400000
+
+
+class Owned(Counted):
+    def set(self, mount, number):
+        os.chown(self.partition(mount), number, -1)
+
+    def get(self, mount):
+        return os.stat(self.partition(mount)).st_uid
+
+
+class Moded(Counted):
+    modulus = 0o1000
+
+    def set(self, mount, number):
+        os.chmod(self.partition(mount), number % self.modulus)
+
+    def get(self, mount):
+        return os.stat(self.partition(mount)).st_mode & 0o777
+
+
+class Listed(Counted):
+    """An ACL that names a user: u::rw- u:N:r-- g::--- m::r-- o::---, in the kernel's format."""
+
+    def set(self, mount, number):
+        none = 0xFFFFFFFF
+        entries = [(1, 6, none), (2, 4, number), (4, 0, none), (16, 4, none), (32, 0, none)]
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+        os.setxattr(self.partition(mount), "system.posix_acl_access", acl)
+
+    def get(self, mount):
+        acl = os.getxattr(self.partition(mount), "system.posix_acl_access")
+        return struct.unpack_from("<HHI", acl, 12)[2]
+
+
+class Grown(Counted):
+    """Partitions are added, and stay."""
+
+    limit = 40
+
+    def set(self, mount, number):
+        path = os.path.join(self.topic(mount), f"p{number + 1}")
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640))
+
+    def get(self, mount):
+        names = os.listdir(self.topic(mount))
+        return sum(re.fullmatch(r"p\d+", name) is not None for name in names) - 2
+
+
+class Made(Counted):
+    """Topics are made, and stay."""
+
+    limit = 60
+
+    def topic(self, mount, make=False):
+        return mount
+
+    def path(self, mount, number):
+        return os.path.join(mount, f"{self.name}-{number}")
+
+    def set(self, mount, number):
+        os.mkdir(self.path(mount, number))
+
+    def get(self, mount):
+        number = 0
+        while os.path.isfile(os.path.join(self.path(mount, number), "p0")):
+            number += 1
+        return number - 1
+
+
+def all_promises():
+    return [
+        Lines("synced", threads=2),
+        Lines("dsync", how="dsync"),
+        Lines("shared", file="append", threads=4),
+        Lines("rolling", size=1000, segment=16384),
+        Retained("retained"),
+        Dropped("dropped"),
+        Configured("configured"),
+        Owned("owned"),
+        Moded("moded"),
+        Listed("listed"),
+        Grown("grown"),
+        Made("made"),
+    ]
+
+
+def run_all(promises, mount, mark, seconds):
+    """Makes promises for so long; returns the errors that acting met."""
+    stopping, errors, threads = threading.Event(), [], []
+
+    def act(promise, writer):
+        def ack(key, number):
+            mark(f"{promise.name}:{key}:{number}")
+        try:
+            promise.act(mount, writer, ack, stopping)
+        except OSError as error:
+            errors.append(f"{promise.name}: {error}")
+
+    for promise in promises:
+        promise.prepare(mount)
+        for writer in range(promise.threads):
+            threads.append(threading.Thread(target=act, args=(promise, writer)))
+    for thread in threads:
+        thread.start()
+    stopping.wait(seconds)
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    return errors
