@@ -59,9 +59,9 @@ double kq_attr_timeout(struct kq_fs *fs, const struct kq_node *node)
     }
 }
 
-double kq_entry_timeout(const struct kq_node *node)
+double kq_entry_timeout(enum kq_view view)
 {
-    switch (node->view) {
+    switch (view) {
     /* A node of its own for each who asks. */
     case KQ_VIEW_APPEND:
     /* What they lead to moves with every append. */

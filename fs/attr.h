@@ -27,8 +27,8 @@ int kq_attr_get(struct kq_fs *fs, const struct kq_node *node, bool may_block, st
  * followed by a notification. */
 double kq_attr_timeout(struct kq_fs *fs, const struct kq_node *node);
 
-/* Seconds for which the kernel may keep the name of NODE, found as NAME. */
-double kq_entry_timeout(const struct kq_node *node);
+/* Seconds for which the kernel may keep a name that leads to a node of VIEW. */
+double kq_entry_timeout(enum kq_view view);
 
 /* The target of the link NODE; RET has KQ_LINK_BYTES. Returns its length. */
 size_t kq_link_target(const struct kq_node *node, char *ret);
