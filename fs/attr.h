@@ -32,3 +32,9 @@ double kq_entry_timeout(enum kq_view view);
 
 /* The target of the link NODE; RET has KQ_LINK_BYTES. Returns its length. */
 size_t kq_link_target(const struct kq_node *node, char *ret);
+
+/* Calls CHANGE with a copy of NODE's stored attributes and stores what it leaves in it; durable
+ * when it returns. May block. 0; -EPERM (NODE only shows another's); what CHANGE said; -errno.
+ * (op_attr.c) */
+int kq_attr_change(struct kq_fs *fs, const struct kq_node *node, const struct kq_caller *caller,
+                   int (*change)(struct kq_attributes *attributes, void *argument), void *argument);
