@@ -1,0 +1,400 @@
+#include "fs/cursor.h"
+
+#include <assert.h>
+
+#include "broker/base/io.h"
+#include "fs/varint.h"
+
+#define WHOLE_SEGMENT UINT32_MAX
+#define HEAD_BYTES 48 /* what lies before a record's key at most, and then some */
+#define LENS_SLACK 64 /* copies in blocks read over the end */
+
+void kq_cursor_init(struct kq_cursor *cursor, const struct kq_access *access)
+{
+    *cursor = (struct kq_cursor){.access = *access, .limit = INT64_MAX, .rendering_until = -1};
+}
+
+void kq_cursor_release(struct kq_cursor *cursor)
+{
+    kq_extent_unref(&cursor->extent);
+    kq_buf_release(&cursor->inflated);
+    kq_cursor_init(cursor, &cursor->access);
+}
+
+void kq_cursor_begin(struct kq_cursor *cursor, int64_t limit)
+{
+    cursor->limit = limit;
+    cursor->rendering_until = -1;
+}
+
+void kq_cursor_render_as(struct kq_cursor *cursor, int64_t offset)
+{
+    if (offset < cursor->rendering_until && offset >= cursor->rendering.from_offset)
+        return;
+    kq_partition_rendering(cursor->access.partition, offset, &cursor->rendering,
+                           &cursor->rendering_until);
+}
+
+/* --- Bytes --- */
+
+static int read_file(const struct kq_lens *lens, int fd, void *to, size_t length, int64_t position,
+                     size_t need)
+{
+    ssize_t n = lens->may_block ? kq_io_pread(fd, to, length, position)
+                                : kq_io_pread_cached(fd, to, length, position);
+    if (n >= (ssize_t)need)
+        return (int)n;
+    if (n < 0 && n != -EAGAIN)
+        return (int)n;
+    return lens->may_block ? -EBADMSG : -EAGAIN;
+}
+
+static int lens_move(struct kq_lens *lens, int fd, int64_t position, size_t need, int64_t end)
+{
+    size_t length =
+        (size_t)kq_min64((int64_t)(need > lens->piece ? need : lens->piece), end - position);
+    lens->fd = -1;
+    lens->buf->length = 0;
+    int r = kq_buf_reserve(lens->buf, length + LENS_SLACK);
+    if (r < 0)
+        return r;
+    int n = read_file(lens, fd, lens->buf->data, length, position, need);
+    if (n < 0)
+        return n == -EAGAIN ? KQ_WOULD_BLOCK : n;
+    lens->buf->length = (size_t)n;
+    lens->fd = fd;
+    lens->position = position;
+    return 0;
+}
+
+/* At least NEED bytes at POSITION of the extent's file, which has them before END. */
+static inline int lens_at(struct kq_lens *lens, int fd, int64_t position, size_t need, int64_t end,
+                          const uint8_t **ret, size_t *ret_length)
+{
+    int64_t into = position - lens->position;
+    if (kq_unlikely(lens->fd != fd || into < 0 ||
+                    into + (int64_t)need > (int64_t)lens->buf->length)) {
+        int r = lens_move(lens, fd, position, need, end);
+        if (r != 0)
+            return r;
+        into = 0;
+    }
+    *ret = lens->buf->data + into;
+    *ret_length = lens->buf->length - (size_t)into;
+    return 0;
+}
+
+static int64_t extent_end(const struct kq_extent *extent)
+{
+    return extent->position + extent->length;
+}
+
+int kq_cursor_bytes(struct kq_cursor *cursor, struct kq_lens *lens, int64_t at, size_t need,
+                    const uint8_t **ret, size_t *ret_length)
+{
+    int64_t most = cursor->records_end - at;
+    if (!cursor->inflated_batch) {
+        int r = lens_at(lens, cursor->extent.fd, at, need, extent_end(&cursor->extent), ret,
+                        ret_length);
+        if (r != 0)
+            return r;
+        *ret_length = (size_t)kq_min64((int64_t)*ret_length, most);
+        return 0;
+    }
+    *ret = cursor->inflated.data + at;
+    *ret_length = (size_t)most;
+    return 0;
+}
+
+int kq_cursor_copy(struct kq_cursor *cursor, struct kq_lens *lens, int64_t at, size_t length,
+                   uint8_t *to)
+{
+    if (length == 0)
+        return 0;
+    if (cursor->inflated_batch) {
+        memcpy(to, cursor->inflated.data + at, length);
+        return 0;
+    }
+    int64_t into = at - lens->position;
+    if (lens->fd == cursor->extent.fd && into >= 0 &&
+        into + (int64_t)length <= (int64_t)lens->buf->length) {
+        memcpy(to, lens->buf->data + into, length);
+        return 0;
+    }
+    int n = read_file(lens, cursor->extent.fd, to, length, at, length);
+    return n >= 0 ? 0 : n == -EAGAIN ? KQ_WOULD_BLOCK : n;
+}
+
+/* --- Batches --- */
+
+static void leave_batch(struct kq_cursor *cursor)
+{
+    cursor->next_offset = kq_batch_next_offset(&cursor->batch);
+    cursor->batch_at += cursor->batch.size;
+    cursor->in_batch = false;
+    kq_buf_clear(&cursor->inflated, 0);
+}
+
+static int inflate(struct kq_cursor *cursor, struct kq_lens *lens)
+{
+    const uint8_t *bytes;
+    size_t length;
+    struct kq_topic_config config;
+    struct kq_record_reader reader;
+    kq_topic_config(kq_partition_topic(cursor->access.partition), &config);
+    int r = lens_at(lens, cursor->extent.fd, cursor->batch_at, cursor->batch.size,
+                    extent_end(&cursor->extent), &bytes, &length);
+    if (r == 0)
+        r = kq_record_reader_open(&reader, bytes, &cursor->batch,
+                                  (size_t)config.log.max_batch_bytes, &cursor->inflated);
+    if (r == 0)
+        r = kq_buf_reserve(&cursor->inflated, LENS_SLACK);
+    if (r != 0)
+        return r;
+    cursor->record_at = 0;
+    cursor->records_end = (int64_t)cursor->inflated.length;
+    return 0;
+}
+
+static int open_batch(struct kq_cursor *cursor, struct kq_lens *lens)
+{
+    cursor->inflated_batch = (cursor->batch.attributes & KQ_ATTRIBUTE_CODEC) != KQ_CODEC_NONE;
+    if (cursor->inflated_batch) {
+        int r = inflate(cursor, lens);
+        if (r != 0)
+            return r;
+    } else {
+        cursor->record_at = cursor->batch_at + KQ_BATCH_HEADER;
+        cursor->records_end = cursor->batch_at + cursor->batch.size;
+    }
+    cursor->left = cursor->batch.record_count;
+    cursor->skip = 0;
+    cursor->in_batch = true;
+    return 0;
+}
+
+/* The extent is used up: what follows it. */
+static int next_extent(struct kq_cursor *cursor)
+{
+    struct kq_extent next;
+    int r = kq_read_next(&cursor->access, &cursor->extent, WHOLE_SEGMENT, &next);
+    if (r != 0)
+        return r;
+    kq_extent_unref(&cursor->extent);
+    cursor->extent = next;
+    cursor->batch_at = next.position;
+    return 0;
+}
+
+static int next_batch(struct kq_cursor *cursor, struct kq_lens *lens)
+{
+    const uint8_t *bytes;
+    size_t length;
+    int64_t end = extent_end(&cursor->extent);
+    int r = 0;
+    if (cursor->batch_at == end) {
+        r = next_extent(cursor);
+        end = extent_end(&cursor->extent);
+    }
+    if (r == 0 && end - cursor->batch_at < KQ_BATCH_HEADER)
+        r = -EBADMSG;
+    if (r == 0)
+        r = lens_at(lens, cursor->extent.fd, cursor->batch_at, KQ_BATCH_HEADER, end, &bytes,
+                    &length);
+    if (r != 0)
+        return r;
+    struct kq_batch_header header;
+    if (kq_batch_header_read(bytes, length, &header) != 0 ||
+        (int64_t)header.size > end - cursor->batch_at)
+        return -EBADMSG;
+    if (header.base_offset >= cursor->limit)
+        return KQ_END;
+    cursor->batch = header;
+    if (header.attributes & KQ_ATTRIBUTE_CONTROL) {
+        leave_batch(cursor);
+        return 0;
+    }
+    return open_batch(cursor, lens);
+}
+
+int kq_cursor_enter(struct kq_cursor *cursor, struct kq_lens *lens)
+{
+    while (!cursor->in_batch || cursor->left == 0) {
+        if (cursor->in_batch)
+            leave_batch(cursor);
+        int r = next_batch(cursor, lens);
+        if (r != 0)
+            return r;
+    }
+    return 0;
+}
+
+/* --- Records --- */
+
+int kq_cursor_head(struct kq_cursor *cursor, struct kq_lens *lens, struct kq_record_head *ret)
+{
+    const uint8_t *bytes, *at;
+    size_t length;
+    int64_t record_length, timestamp, delta, key_length, value_length, from = cursor->record_at;
+    size_t need = (size_t)kq_min64(HEAD_BYTES, cursor->records_end - from);
+    int r = kq_cursor_bytes(cursor, lens, from, need, &bytes, &length);
+    if (r != 0)
+        return r;
+    at = bytes;
+    if (kq_varint_quick(&at, bytes + length, &record_length) != 0)
+        return -EBADMSG;
+    int64_t end = from + (at - bytes) + record_length;
+    if (record_length < 1 || end > cursor->records_end)
+        return -EBADMSG;
+    if (bytes + length - at > record_length)
+        length = (size_t)(end - from);
+    at++; /* attributes: none are defined */
+    if (kq_varint_quick(&at, bytes + length, &timestamp) != 0 ||
+        kq_varint_quick(&at, bytes + length, &delta) != 0 ||
+        kq_varint_quick(&at, bytes + length, &key_length) != 0)
+        return -EBADMSG;
+    int64_t key_at = from + (at - bytes), value_size_at = key_at + kq_max64(key_length, 0);
+    if (key_length < -1 || key_length > end - key_at || delta < 0 || delta > INT32_MAX)
+        return -EBADMSG;
+    if (key_length > 0) {
+        need = (size_t)kq_min64(10, end - value_size_at);
+        r = kq_cursor_bytes(cursor, lens, value_size_at, need, &bytes, &length);
+        if (r != 0)
+            return r;
+        at = bytes;
+    }
+    const uint8_t *value_size = at;
+    if (kq_varint_quick(&at, bytes + length, &value_length) != 0)
+        return -EBADMSG;
+    int64_t value_at = value_size_at + (at - value_size);
+    if (value_length < -1 || value_length > end - value_at)
+        return -EBADMSG;
+    *ret = (struct kq_record_head){.offset = cursor->batch.base_offset + delta,
+                                   .key_at = key_at,
+                                   .key_length = (int32_t)key_length,
+                                   .value_at = value_at,
+                                   .value_length = (int32_t)value_length,
+                                   .end = end};
+    return 0;
+}
+
+void kq_cursor_pass(struct kq_cursor *cursor, const struct kq_record_head *head)
+{
+    cursor->record_at = head->end;
+    cursor->next_offset = head->offset + 1;
+    cursor->skip = 0;
+    cursor->left--;
+}
+
+int kq_cursor_peek(struct kq_cursor *cursor, struct kq_lens *lens, struct kq_record *ret,
+                   int64_t *ret_size)
+{
+    const uint8_t *bytes, *at;
+    size_t length, size;
+    int64_t record_length;
+    int r = kq_cursor_enter(cursor, lens);
+    if (r != 0)
+        return r;
+    size_t need = (size_t)kq_min64(10, cursor->records_end - cursor->record_at);
+    r = kq_cursor_bytes(cursor, lens, cursor->record_at, need, &bytes, &length);
+    if (r != 0)
+        return r;
+    at = bytes;
+    if (kq_varint_quick(&at, bytes + length, &record_length) != 0)
+        return -EBADMSG;
+    record_length += at - bytes;
+    if (record_length < 1 || record_length > cursor->records_end - cursor->record_at)
+        return -EBADMSG;
+    r = kq_cursor_bytes(cursor, lens, cursor->record_at, (size_t)record_length, &bytes, &length);
+    if (r != 0)
+        return r;
+    const struct kq_batch_header *batch = &cursor->batch;
+    int64_t append_time =
+        batch->attributes & KQ_ATTRIBUTE_LOG_APPEND_TIME ? batch->max_timestamp : -1;
+    r = kq_record_parse(bytes, bytes + length, batch->base_offset, batch->base_timestamp,
+                        append_time, ret, &size);
+    if (r != 0)
+        return -EBADMSG;
+    *ret_size = (int64_t)size;
+    return 0;
+}
+
+void kq_cursor_step(struct kq_cursor *cursor, const struct kq_record *record, int64_t size)
+{
+    cursor->record_at += size;
+    cursor->next_offset = record->offset + 1;
+    cursor->skip = 0;
+    cursor->left--;
+}
+
+/* --- Seeking --- */
+
+static void place(struct kq_cursor *cursor, const struct kq_extent *extent)
+{
+    kq_extent_unref(&cursor->extent);
+    cursor->extent = *extent;
+    cursor->batch_at = extent->position;
+    cursor->text = extent->text;
+    cursor->next_offset = extent->base_offset;
+    cursor->in_batch = false;
+    cursor->left = 0;
+    cursor->skip = 0;
+}
+
+/* Goes on to the record that holds text position TEXT. */
+static int pass_text(struct kq_cursor *cursor, struct kq_lens *lens, int64_t text)
+{
+    while (cursor->text < text) {
+        struct kq_record_head head;
+        int r = kq_cursor_enter(cursor, lens);
+        if (r == 0)
+            r = kq_cursor_head(cursor, lens, &head);
+        if (r != 0)
+            return r;
+        kq_cursor_render_as(cursor, head.offset);
+        int64_t length = kq_head_text_length(&cursor->rendering, &head);
+        if (cursor->text + length > text) {
+            cursor->skip = text - cursor->text;
+            cursor->text = text;
+            return 0;
+        }
+        cursor->text += length;
+        kq_cursor_pass(cursor, &head);
+    }
+    return 0;
+}
+
+int kq_cursor_seek_text(struct kq_cursor *cursor, struct kq_lens *lens, int64_t text)
+{
+    struct kq_extent extent;
+    int r = kq_read_text(&cursor->access, text, WHOLE_SEGMENT, lens->may_block, &extent);
+    if (r != 0)
+        return r;
+    place(cursor, &extent);
+    return pass_text(cursor, lens, text);
+}
+
+int kq_cursor_seek_offset(struct kq_cursor *cursor, struct kq_lens *lens, int64_t offset,
+                          bool want_text)
+{
+    struct kq_extent extent;
+    int r = kq_read(&cursor->access, offset, WHOLE_SEGMENT, want_text, lens->may_block, &extent);
+    if (r != 0)
+        return r;
+    place(cursor, &extent);
+    for (;;) {
+        struct kq_record_head head;
+        r = kq_cursor_enter(cursor, lens);
+        if (r == 0)
+            r = kq_cursor_head(cursor, lens, &head);
+        if (r != 0)
+            return r;
+        if (head.offset >= offset)
+            return 0;
+        if (want_text) {
+            kq_cursor_render_as(cursor, head.offset);
+            cursor->text += kq_head_text_length(&cursor->rendering, &head);
+        }
+        kq_cursor_pass(cursor, &head);
+    }
+}

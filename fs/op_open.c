@@ -1,0 +1,205 @@
+#include "broker/base/mem.h"
+#include "fs/handle.h"
+#include "fs/produce.h"
+#include "fs/stream.h"
+#include "fs/textplace.h"
+
+#define GROUPS_AT_ONCE 64
+#define GROUPS_MOST 65536 /* the kernel's NGROUPS_MAX */
+
+/* As chattr +a: what writes to a partition must say that it appends. `append` takes any way. Views
+ * that take no writes behave as chattr +i. */
+static int check_flags(const struct kq_node *node, const struct kq_view_row *row, int flags)
+{
+    bool writes = (flags & O_ACCMODE) != O_RDONLY;
+    if (!writes && !(flags & O_TRUNC))
+        return 0;
+    if (!row->writable)
+        return -EPERM;
+    if (node->view == KQ_VIEW_APPEND)
+        return 0;
+    return (flags & O_APPEND) && !(flags & O_TRUNC) ? 0 : -EPERM;
+}
+
+static unsigned rights_for(int flags)
+{
+    switch (flags & O_ACCMODE) {
+    case O_RDONLY:
+        return KQ_RIGHT_READ;
+    case O_WRONLY:
+        return KQ_RIGHT_WRITE;
+    default:
+        return KQ_RIGHT_READ | KQ_RIGHT_WRITE;
+    }
+}
+
+/* --- Where the file's bytes begin --- */
+
+static int place_growing(struct kq_handle *handle, int64_t offset, bool may_block)
+{
+    struct kq_anchors *anchors = handle->fs->handles->anchors;
+    int64_t base = kq_anchor_find(anchors, handle->part, offset);
+    if (base < 0) {
+        int r = kq_find_offset(&handle->access, offset, may_block, &base);
+        /* p0's node was overtaken before it could be opened: ESTALE makes the kernel look again. */
+        if (r == KQ_GONE)
+            return handle->view == KQ_VIEW_TEXT ? -ESTALE : -ENOENT;
+        if (r != 0)
+            return r == KQ_BEYOND ? -ENOENT : r;
+    }
+    handle->reading.base = base;
+    return kq_anchor_hold(anchors, handle->part, offset, base, &handle->anchor);
+}
+
+static int place_sealed(struct kq_handle *handle, int64_t offset, bool may_block)
+{
+    struct kq_log_range range;
+    int r = kq_find_segment(handle->part->partition, offset, may_block, &range);
+    if (r != 0)
+        return r;
+    handle->reading.base = range.text_start;
+    handle->reading.end = range.text_end;
+    return 0;
+}
+
+static int place_value(struct kq_handle *handle, int64_t offset, bool may_block)
+{
+    struct kq_cursor cursor;
+    struct kq_record_head head;
+    kq_cursor_init(&cursor, &handle->access);
+    int r = kq_find_message(&handle->access, offset, may_block, &cursor, &head);
+    kq_cursor_release(&cursor);
+    return r;
+}
+
+static int place(struct kq_handle *handle, int64_t offset, bool may_block)
+{
+    struct kq_log_bounds bounds;
+    kq_bounds(handle->part->partition, &bounds);
+    bool whole = handle->view == KQ_VIEW_JSONL || handle->view == KQ_VIEW_STREAM ||
+                 handle->view == KQ_VIEW_JSONL_STREAM;
+    handle->reading.first_offset = whole ? bounds.start : offset;
+    if (handle->view == KQ_VIEW_LOG)
+        return 0;
+    if (handle->view == KQ_VIEW_SEGMENT)
+        return place_sealed(handle, offset, may_block);
+    if (handle->row->format == KQ_FORMAT_VALUE)
+        return place_value(handle, offset, may_block);
+    if (handle->row->format == KQ_FORMAT_TEXT && !handle->row->stream)
+        return place_growing(handle, offset, may_block);
+    if (!whole && (offset < bounds.start || offset > bounds.last_stable))
+        return -ENOENT;
+    return 0;
+}
+
+/* --- Opening --- */
+
+static int open_partition(struct kq_handle *handle, const struct kq_node *node,
+                          const struct kq_caller *caller, bool may_block, int flags)
+{
+    struct kq_partition *partition = node->part->partition;
+    int r = kq_partition_access(partition, caller, rights_for(flags), &handle->access);
+    if (r < 0)
+        return r;
+    kq_fspart_settle(handle->fs, node->part);
+    r = place(handle, node->offset, may_block);
+    if (r == 0 && handle->row->stream)
+        r = kq_stream_new(handle, handle->reading.first_offset, &handle->stream);
+    return r;
+}
+
+static int fill(struct kq_handle *handle, const struct kq_node *node,
+                const struct kq_caller *caller, bool may_block, int flags)
+{
+    int r = 0;
+    if (node->part)
+        r = open_partition(handle, node, caller, may_block, flags);
+    else if (handle->row->format == KQ_FORMAT_CONTROL)
+        r = kq_control_text(handle->fs, node->view, &handle->reading.bytes);
+    if (r == 0 && (flags & O_ACCMODE) != O_RDONLY)
+        r = kq_producer_new(handle, caller, &handle->producer);
+    return r;
+}
+
+int kq_open_node(struct kq_fs *fs, const struct kq_node *node, const struct kq_caller *caller,
+                 bool may_block, struct fuse_file_info *fi)
+{
+    const struct kq_view_row *row = kq_view_row(node->view);
+    struct kq_handle *handle;
+    int r = check_flags(node, row, fi->flags);
+    if (r == 0)
+        r = kq_handle_new(fs, node, &handle);
+    if (r < 0)
+        return r;
+    r = fill(handle, node, caller, may_block, fi->flags);
+    if (r != 0) {
+        kq_handle_free(handle);
+        return r;
+    }
+    fi->fh = (uint64_t)(uintptr_t)handle;
+    fi->direct_io = !row->sealed;
+    fi->keep_cache = row->sealed;
+    fi->nonseekable = row->stream;
+    fi->noflush = !handle->producer;
+    return 0;
+}
+
+/* The kernel compared the mode of `append`, which is p0's; whether the caller may write to the
+ * other partitions is asked with the groups of the caller's thread. */
+static gid_t *read_groups(fuse_req_t req, struct kq_caller *caller)
+{
+    int count = GROUPS_AT_ONCE, got;
+    gid_t *groups = NULL;
+    do {
+        gid_t *larger = kq_realloc(groups, (size_t)count * sizeof(*groups));
+        if (!larger)
+            break;
+        groups = larger;
+        got = fuse_req_getgroups(req, count, groups);
+        if (got <= count) {
+            caller->groups = groups;
+            caller->group_count = got > 0 ? (size_t)got : 0;
+            return groups;
+        }
+        count = got;
+    } while (count <= GROUPS_MOST);
+    return groups;
+}
+
+struct opening {
+    struct kq_node node;
+    struct kq_caller caller;
+    struct fuse_file_info fi;
+};
+
+static int try_open(fuse_req_t req, struct opening *opening, bool may_block)
+{
+    struct kq_fs *fs = kq_fs_of(req);
+    kq_autofree gid_t *groups = NULL;
+    struct kq_caller caller = opening->caller;
+    if (opening->node.view == KQ_VIEW_APPEND && (opening->fi.flags & O_ACCMODE) != O_RDONLY)
+        groups = read_groups(req, &caller);
+    int r = kq_open_node(fs, &opening->node, &caller, may_block, &opening->fi);
+    if (r == KQ_WOULD_BLOCK && !may_block)
+        return r;
+    if (r != 0)
+        fuse_reply_err(req, kq_fs_errno(r));
+    else if (fuse_reply_open(req, &opening->fi) < 0)
+        kq_close_opened(fs, &opening->fi);
+    return 0;
+}
+
+static void open_on_worker(fuse_req_t req, void *argument)
+{
+    try_open(req, argument, true);
+}
+
+void kq_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct opening opening = {.caller = kq_fs_caller(req), .fi = *fi};
+    int r = kq_node_resolve(kq_fs_of(req)->nodes, ino, &opening.node);
+    if (r < 0)
+        fuse_reply_err(req, kq_fs_errno(r));
+    else if (try_open(req, &opening, false) == KQ_WOULD_BLOCK)
+        kq_fs_offload(req, open_on_worker, &opening, sizeof(opening));
+}

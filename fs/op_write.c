@@ -1,0 +1,161 @@
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "broker/base/mem.h"
+#include "fs/handle.h"
+#include "fs/produce.h"
+
+/* --- Answers that wait for durability --- */
+
+#define FSYNC (-1)
+#define CLOSE (-2)
+
+struct one_sync {
+    struct kq_sync sync;
+    struct waiting *waiting;
+};
+
+/* A request that is answered when its last partition is synced; no thread waits for it. */
+struct waiting {
+    fuse_req_t req;
+    ssize_t written;          /* bytes, or FSYNC, or CLOSE */
+    struct kq_handle *handle; /* CLOSE: it stays until its last message is synced */
+    struct kq_job job;        /* CLOSE */
+    atomic_int left, error;
+    struct one_sync each[];
+};
+
+static void close_handle(fuse_req_t req, struct kq_handle *handle)
+{
+    kq_handle_free(handle);
+    fuse_reply_err(req, 0);
+}
+
+static void close_synced(struct kq_job *job)
+{
+    struct waiting *waiting = (void *)((char *)job - offsetof(struct waiting, job));
+    close_handle(waiting->req, waiting->handle);
+    free(waiting);
+}
+
+static void finish_one(struct waiting *waiting, int error)
+{
+    if (error < 0)
+        atomic_store(&waiting->error, error);
+    if (atomic_fetch_sub(&waiting->left, 1) > 1)
+        return;
+    int r = atomic_load(&waiting->error);
+    if (waiting->written == CLOSE) {
+        /* Not here: a syncer that lets go of the last reference to a log would wait for itself. */
+        waiting->job.run = close_synced;
+        kq_pool_submit(waiting->handle->fs->workers, &waiting->job);
+        return;
+    }
+    if (r < 0 || waiting->written == FSYNC)
+        fuse_reply_err(waiting->req, r < 0 ? kq_fs_errno(r) : 0);
+    else
+        fuse_reply_write(waiting->req, (size_t)waiting->written);
+    free(waiting);
+}
+
+static void synced(struct kq_sync *sync, int error)
+{
+    finish_one(((struct one_sync *)sync)->waiting, error);
+}
+
+static void refuse(fuse_req_t req, struct kq_handle *handle, ssize_t written)
+{
+    if (written == CLOSE)
+        close_handle(req, handle);
+    else
+        fuse_reply_err(req, kq_fs_errno(-ENOMEM));
+}
+
+/* Answers REQ when all PARTITIONS, which HANDLE keeps, are synced up to now. */
+static void answer_synced(fuse_req_t req, struct kq_handle *handle, ssize_t written,
+                          struct kq_partition **partitions, int32_t count)
+{
+    struct waiting *waiting =
+        kq_zalloc(sizeof(*waiting) + (size_t)count * sizeof(waiting->each[0]));
+    if (!waiting) {
+        refuse(req, handle, written);
+        return;
+    }
+    waiting->req = req;
+    waiting->handle = handle;
+    waiting->written = written;
+    atomic_init(&waiting->left, count + 1);
+    for (int32_t i = 0; i < count; i++) {
+        struct one_sync *one = &waiting->each[i];
+        one->sync.done = synced;
+        one->waiting = waiting;
+        int r = kq_sync(partitions[i], &one->sync);
+        if (r != 0)
+            finish_one(waiting, r < 0 ? r : 0);
+    }
+    finish_one(waiting, 0);
+}
+
+/* What HANDLE stands for: its partition; those that it wrote to; or, written to none, all. */
+static void sync_handle(fuse_req_t req, struct kq_handle *handle, ssize_t written)
+{
+    if (handle->part) {
+        answer_synced(req, handle, written, &handle->part->partition, 1);
+        return;
+    }
+    int32_t most = handle->topic ? kq_topic_partition_count(handle->topic) : 0, count = 0;
+    kq_autofree struct kq_partition **partitions =
+        kq_alloc(((size_t)most + 1) * sizeof(*partitions));
+    if (!partitions) {
+        refuse(req, handle, written);
+        return;
+    }
+    if (handle->producer) {
+        count = kq_produce_written(handle->producer, partitions, most);
+        answer_synced(req, handle, written, partitions, count);
+        return;
+    }
+    while (count < most && kq_partition_get(handle->topic, count, &partitions[count]) == 0)
+        count++;
+    answer_synced(req, handle, written, partitions, count);
+    for (int32_t i = 0; i < count; i++)
+        kq_partition_unref(partitions[i]);
+}
+
+/* --- Operations --- */
+
+void kq_op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
+                 struct fuse_file_info *fi)
+{
+    struct kq_handle *handle = kq_handle_of(fi);
+    int r = kq_produce(handle->producer, bytes, size);
+    if (r < 0)
+        fuse_reply_err(req, kq_fs_errno(r));
+    else if (kq_unlikely(r == KQ_MUST_SYNC || (fi->flags & O_DSYNC)))
+        sync_handle(req, handle, (ssize_t)size);
+    else
+        fuse_reply_write(req, size);
+}
+
+void kq_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+    sync_handle(req, kq_handle_of(fi), FSYNC);
+}
+
+void kq_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct kq_handle *handle = kq_handle_of(fi);
+    if (handle->producer)
+        kq_produce_flush(handle->producer);
+    fuse_reply_err(req, 0);
+}
+
+void kq_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct kq_handle *handle = kq_handle_of(fi);
+    int r = handle->producer ? kq_produce_finish(handle->producer) : 0;
+    if (r == KQ_MUST_SYNC || (r == 0 && handle->producer && (fi->flags & O_DSYNC)))
+        sync_handle(req, handle, CLOSE);
+    else
+        close_handle(req, handle);
+}
