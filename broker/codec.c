@@ -32,10 +32,10 @@ static void sink_open(struct sink *sink, struct kq_buf *out, size_t limit)
 static int sink_grow(struct sink *sink, size_t want)
 {
     struct kq_buf *out = sink->out;
-    if (out->capacity - out->length >= want)
-        return 0;
     if (want > sink->most - out->length)
         return -EFBIG;
+    if (out->capacity - out->length >= want)
+        return 0;
     size_t capacity = out->capacity > sink->most / 2 ? sink->most : 2 * out->capacity;
     if (capacity < out->length + want)
         capacity = out->length + want;
@@ -170,11 +170,12 @@ static int unsnappy_block(const uint8_t *at, size_t length, struct sink *sink)
     if (snappy_uncompressed_length((const char *)at, length, &size) != SNAPPY_OK ||
         size / SNAPPY_RATIO > length)
         return -EBADMSG;
-    if (size > sink_left(sink))
-        return -EFBIG;
-    int r = sink_grow(sink, size + (sink->out->capacity == 0));
+    if (size == 0)
+        return snappy_validate_compressed_buffer((const char *)at, length) == SNAPPY_OK ? 0
+                                                                                        : -EBADMSG;
+    int r = sink_grow(sink, size);
     if (r < 0)
-        return size == 0 ? 0 : r;
+        return r;
     if (snappy_uncompress((const char *)at, length, (char *)sink->out->data + sink->out->length,
                           &size) != SNAPPY_OK)
         return -EBADMSG;
