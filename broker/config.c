@@ -241,7 +241,7 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
                    const char *where, int line, const char *value)
 {
     int64_t number = 0;
-    bool flag = false, wins;
+    bool flag = false, wins = false;
     kq_autofree char *path = NULL;
     char *at = (char *)config + row->offset;
     int r = 0;
@@ -285,7 +285,7 @@ static int set_topic(struct kq_config *config, enum kq_origin origin, const char
     int r = kq_topic_config_set(&changed, name, value, &reason);
     if (r)
         return complain(where, name, "`%.64s`: %s", value, reason);
-    bool wins;
+    bool wins = false;
     r = take_source(config, SETTING_COUNT + index, origin, where, line, name, &wins);
     if (r == 0 && wins)
         config->topic = changed;

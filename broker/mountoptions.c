@@ -137,6 +137,16 @@ static size_t next_option(const char **options)
     return length;
 }
 
+static char *copy(const char *text, size_t length)
+{
+    char *copied = kq_alloc(length + 1);
+    if (!copied)
+        return NULL;
+    memcpy(copied, text, length);
+    copied[length] = '\0';
+    return copied;
+}
+
 static void unescape(char *text)
 {
     char *to = text;
@@ -155,7 +165,7 @@ static int set_each(struct kq_config *config, enum kq_origin origin, const char 
     while (r == 0 && *options) {
         const char *start = options;
         size_t length = next_option(&options);
-        kq_autofree char *raw = strndup(start, length), *name = strndup(start, length);
+        kq_autofree char *raw = copy(start, length), *name = copy(start, length);
         if (!raw || !name)
             return -ENOMEM;
         unescape(name);
