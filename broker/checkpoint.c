@@ -96,9 +96,9 @@ int64_t kq_checkpoint_find(const struct kq_checkpoint *checkpoint, const char *t
 {
     struct kq_checkpoint_entry key = {.topic = topic, .partition = partition};
     const struct kq_checkpoint_entry *found =
-        checkpoint->count ? bsearch(&key, checkpoint->entries, checkpoint->count, sizeof(key),
-                                    compare)
-                          : NULL;
+        checkpoint->count
+            ? bsearch(&key, checkpoint->entries, checkpoint->count, sizeof(key), compare)
+            : NULL;
     return found ? found->offset : otherwise;
 }
 

@@ -123,13 +123,13 @@ int kq_store_encode(const char *topic, const struct kq_topic_record *record, str
     char id[KQ_UUID_TEXT + 1];
     kq_uuid_format(record->id, id);
     json_t *root = json_object();
-    bool whole =
-        put(root, "version", json_integer(VERSION)) && put(root, "name", json_string(topic)) &&
-        put(root, "id", json_string(id)) &&
-        put(root, "created", json_integer(record->created_ms)) &&
-        put(root, "deleting", json_boolean(record->deleting)) &&
-        put_attributes(root, &record->attributes) && put(root, "settings", encode_settings(record)) &&
-        put(root, "partitions", encode_partitions(record));
+    bool whole = put(root, "version", json_integer(VERSION)) &&
+                 put(root, "name", json_string(topic)) && put(root, "id", json_string(id)) &&
+                 put(root, "created", json_integer(record->created_ms)) &&
+                 put(root, "deleting", json_boolean(record->deleting)) &&
+                 put_attributes(root, &record->attributes) &&
+                 put(root, "settings", encode_settings(record)) &&
+                 put(root, "partitions", encode_partitions(record));
     return dump(root, whole, ret);
 }
 
@@ -181,14 +181,13 @@ static int get_attributes(const json_t *object, struct kq_attributes *ret)
     ret->gid = (gid_t)gid;
     ret->mode = (mode_t)strtoul(mode, NULL, 8);
     int r = get_hex(object, "acl", &ret->acl, &ret->acl_length);
-    return r < 0 ? r
-                 : get_hex(object, "default_acl", &ret->default_acl, &ret->default_acl_length);
+    return r < 0 ? r : get_hex(object, "default_acl", &ret->default_acl, &ret->default_acl_length);
 }
 
 static int get_rendering(const json_t *item, struct kq_rendering *ret)
 {
-    struct kq_topic_setting settings[] = {{"framing", NULL}, {"delimiter", NULL},
-                                          {"key.separator", NULL}};
+    struct kq_topic_setting settings[] = {
+        {"framing", NULL}, {"delimiter", NULL}, {"key.separator", NULL}};
     struct kq_topic_config config = {0};
     int64_t from;
     if (get_integer(item, "from", 0, INT64_MAX, &from) < 0)
@@ -381,8 +380,7 @@ int kq_store_write_root(int dirfd, const struct kq_attributes *attributes)
 {
     kq_autobuf struct kq_buf text = {0};
     json_t *root = json_object();
-    bool whole =
-        put(root, "version", json_integer(VERSION)) && put_attributes(root, attributes);
+    bool whole = put(root, "version", json_integer(VERSION)) && put_attributes(root, attributes);
     int r = dump(root, whole, &text);
     return r < 0 ? r : kq_io_replace(dirfd, KQ_STORE_ROOT, text.data, text.length, 0600);
 }

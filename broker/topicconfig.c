@@ -280,8 +280,14 @@ static int write_separator(const struct row *row, const struct kq_topic_config *
 /* --- The table --- */
 
 #define AT(field) offsetof(struct kq_topic_config, field)
-#define I64(name, field, minimum) {name, read_i64, write_i64, AT(field), minimum, INT64_MAX, false}
-#define I32(name, field, minimum) {name, read_i32, write_i32, AT(field), minimum, INT32_MAX, false}
+#define I64(name, field, minimum)                                                                  \
+    {                                                                                              \
+        name, read_i64, write_i64, AT(field), minimum, INT64_MAX, false                            \
+    }
+#define I32(name, field, minimum)                                                                  \
+    {                                                                                              \
+        name, read_i32, write_i32, AT(field), minimum, INT32_MAX, false                            \
+    }
 
 static const struct row rows[] = {
     {"cleanup.policy", read_cleanup, write_cleanup, 0, 0, 0, false},
@@ -404,6 +410,11 @@ int kq_topic_config_format(const struct kq_topic_config *config, const char *nam
 {
     const struct row *row = find_row(name);
     return row ? row->write(row, config, ret) : -ENOTSUP;
+}
+
+bool kq_topic_config_known(const char *name)
+{
+    return find_row(name) != NULL;
 }
 
 const char *kq_topic_config_name(size_t index)

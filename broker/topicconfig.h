@@ -48,6 +48,8 @@ int kq_topic_config_set_all(struct kq_topic_config *config, const struct kq_topi
 int kq_topic_config_format(const struct kq_topic_config *config, const char *name,
                            struct kq_buf *ret);
 
+bool kq_topic_config_known(const char *name);
+
 /* The name of setting INDEX (0, 1, …) or NULL behind the last: for listing. */
 const char *kq_topic_config_name(size_t index);
 

@@ -1,4 +1,5 @@
-/* Topic ids: 128 random bits, in Kafka's text form (URL-safe base64 without padding). Any thread. */
+/* Topic ids: 128 random bits, in Kafka's text form (URL-safe base64 without padding). Any thread.
+ */
 #pragma once
 
 #include <stdint.h>

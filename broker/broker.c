@@ -1,0 +1,238 @@
+/* Opening and closing the broker. */
+#include "broker/internal.h"
+
+#include <stdio.h>
+#include <sys/statvfs.h>
+
+#include "broker/base/diag.h"
+#include "broker/base/mem.h"
+
+/* --- Opening --- */
+
+/* Half of what may be unchecked after a crash is unsynced, half synced and not yet noted. */
+static void note_synced(void *context, int64_t bytes)
+{
+    struct kq_broker *broker = context;
+    int64_t sum = atomic_fetch_add(&broker->synced_bytes, bytes) + bytes;
+    int64_t limit = broker->options.trail_bytes / 2;
+    kq_housekeeper_checkpoint(broker, sum >= limit && sum - bytes < limit);
+}
+
+static int set_up(const struct kq_broker_options *options, struct kq_broker **ret)
+{
+    struct kq_broker *broker = kq_zalloc(sizeof(*broker));
+    if (!broker)
+        return -ENOMEM;
+    broker->options = *options;
+    broker->options.new_root = (struct kq_attributes){0};
+    broker->dirfd = broker->lock_fd = -1;
+    broker->data_dir = kq_strdup(options->data_dir);
+    int r = broker->data_dir ? kq_pool_new("kqfs-sync", options->sync_threads, &broker->syncer)
+                             : -ENOMEM;
+    if (r < 0) {
+        free(broker->data_dir);
+        free(broker);
+        return r;
+    }
+    broker->options.data_dir = broker->data_dir;
+    kq_registry_init(&broker->registry, options->max_topics, options->max_partitions);
+    kq_housekeeper_init(&broker->housekeeper);
+    pthread_rwlock_init(&broker->attributes_lock, NULL);
+    pthread_mutex_init(&broker->root_change, NULL);
+    pthread_mutex_init(&broker->checkpoint_lock, NULL);
+    *ret = broker;
+    return 0;
+}
+
+static void tear_down(struct kq_broker *broker)
+{
+    kq_pool_free(broker->syncer);
+    kq_datadir_close(broker);
+    kq_registry_destroy(&broker->registry);
+    kq_housekeeper_destroy(&broker->housekeeper);
+    pthread_rwlock_destroy(&broker->attributes_lock);
+    pthread_mutex_destroy(&broker->root_change);
+    pthread_mutex_destroy(&broker->checkpoint_lock);
+    kq_attributes_release(&broker->root);
+    free(broker->data_dir);
+    free(broker);
+}
+
+static int new_root(struct kq_broker *broker, const struct kq_attributes *attributes)
+{
+    int r = kq_attributes_copy(attributes, &broker->root);
+    broker->root.mode = (broker->root.mode & 07777) | 01000;
+    return r < 0 ? r : kq_store_write_root(broker->dirfd, &broker->root);
+}
+
+static int load_root(struct kq_broker *broker, bool new, const struct kq_attributes *attributes)
+{
+    int r = kq_store_read_root(broker->dirfd, &broker->root);
+    if (r == -ENOENT || r == -EBADMSG || r == -EFBIG || r == -EINVAL) {
+        if (!new)
+            kq_diag(LOG_WARNING,
+                    "%s/" KQ_STORE_ROOT " is %s: the root has the owner and mode of a new one; set "
+                    "them again if they were others",
+                    broker->data_dir, r == -ENOENT ? "missing" : "damaged");
+        r = new_root(broker, attributes);
+    }
+    if (r < 0)
+        kq_diag(LOG_ERR, "cannot read or write %s/" KQ_STORE_ROOT ": %s", broker->data_dir,
+                strerror(-r));
+    return r;
+}
+
+static void share(struct kq_broker *broker)
+{
+    broker->shared = (struct kq_log_shared){
+        .dirfd = broker->dirfd,
+        .syncer = broker->syncer,
+        .trail_bytes = broker->options.trail_bytes / 2,
+        .max_open_files = broker->options.max_open_files,
+        .synced = note_synced,
+        .context = broker,
+    };
+}
+
+static int open_data(struct kq_broker *broker, const struct kq_broker_options *options)
+{
+    bool new;
+    int r = kq_datadir_open(broker, &new);
+    if (r == 0)
+        r = load_root(broker, new, &options->new_root);
+    if (r < 0)
+        return r;
+    share(broker);
+    r = kq_load(broker);
+    if (r == 0)
+        r = kq_datadir_begin(broker);
+    if (r == 0)
+        r = kq_housekeeper_start(broker);
+    if (r < 0)
+        kq_diag(LOG_ERR, "cannot start on the data in %s: %s", broker->data_dir, strerror(-r));
+    return r;
+}
+
+int kq_broker_open(const struct kq_broker_options *options, struct kq_broker **ret)
+{
+    struct kq_broker *broker;
+    int r = set_up(options, &broker);
+    if (r < 0)
+        return r;
+    kq_broker_register_metrics();
+    r = open_data(broker, options);
+    if (r < 0)
+        kq_broker_abandon(broker);
+    else
+        *ret = broker;
+    return r;
+}
+
+void kq_broker_listen(struct kq_broker *broker, struct kq_listener *listener)
+{
+    listener->next = NULL;
+    struct kq_listener **last = &broker->listeners;
+    while (*last)
+        last = &(*last)->next;
+    *last = listener;
+}
+
+int kq_broker_statfs(struct kq_broker *broker, struct statvfs *ret)
+{
+    struct statvfs facts;
+    if (fstatvfs(broker->dirfd, &facts) < 0)
+        return -errno;
+    *ret = facts;
+    return 0;
+}
+
+/* --- Closing --- */
+
+/* Without an allocation: closing must not fail. */
+static void for_all(struct kq_broker *broker, void (*step)(struct kq_partition *partition))
+{
+    for (size_t i = 0; i < broker->registry.count; i++)
+        for (int32_t j = 0; j < kq_topic_partition_count(broker->registry.sorted[i]); j++)
+            step(kq_topic_at(broker->registry.sorted[i], j));
+}
+
+static void end_waiters(struct kq_partition *partition)
+{
+    kq_waiters_end(&partition->waiters, KQ_WAKE_CLOSING, -ESHUTDOWN);
+}
+
+struct last_sync {
+    struct kq_sync sync;
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+    bool finished;
+    int error;
+};
+
+static void synced(struct kq_sync *sync, int error)
+{
+    struct last_sync *last = (struct last_sync *)sync;
+    pthread_mutex_lock(&last->lock);
+    last->finished = true;
+    last->error = error;
+    pthread_cond_signal(&last->done);
+    pthread_mutex_unlock(&last->lock);
+}
+
+static int sync_log(struct kq_partition *partition, void *context)
+{
+    struct last_sync last = {.sync = {.done = synced}};
+    pthread_mutex_init(&last.lock, NULL);
+    pthread_cond_init(&last.done, NULL);
+    int r = kq_log_sync(partition->log, &last.sync);
+    pthread_mutex_lock(&last.lock);
+    while (r == 0 && !last.finished)
+        pthread_cond_wait(&last.done, &last.lock);
+    pthread_mutex_unlock(&last.lock);
+    pthread_mutex_destroy(&last.lock);
+    pthread_cond_destroy(&last.done);
+    if (r == 0)
+        r = last.error;
+    if (r < 0)
+        kq_diag(LOG_ERR, "cannot sync %s-%d: %s; the next start checks its end",
+                partition->topic->name, partition->number, strerror(-r));
+    return r < 0 ? r : 0;
+}
+
+static void close_log(struct kq_partition *partition)
+{
+    if (partition->log)
+        kq_log_close(partition->log);
+    partition->log = NULL;
+}
+
+/* Topics that somebody still holds live on without the broker. */
+static void forget_topics(struct kq_broker *broker)
+{
+    while (broker->registry.count > 0)
+        kq_registry_remove(&broker->registry, broker->registry.sorted[broker->registry.count - 1]);
+}
+
+void kq_broker_abandon(struct kq_broker *broker)
+{
+    kq_housekeeper_stop(broker);
+    for_all(broker, close_log);
+    forget_topics(broker);
+    tear_down(broker);
+}
+
+void kq_broker_close(struct kq_broker *broker)
+{
+    for_all(broker, end_waiters);
+    kq_housekeeper_stop(broker);
+    int r = kq_each_partition(broker, sync_log, NULL);
+    if (r == 0)
+        r = kq_broker_write_recovery_points(broker);
+    if (r == 0)
+        r = kq_broker_write_starts(broker);
+    for_all(broker, close_log);
+    if (r == 0)
+        kq_datadir_mark_clean(broker);
+    forget_topics(broker);
+    tear_down(broker);
+}

@@ -1,0 +1,478 @@
+/* Changes of topics: create, delete, add a partition, set a setting.
+ *
+ * Each has one moment at which it counts: when the topic's metadata file is replaced. What has to
+ * be there before is made first and taken away again if that moment does not come; what may go
+ * goes after it, and goes on at the next start if it is cut short. */
+#include "broker/internal.h"
+
+#include <fcntl.h>
+#include <limits.h>
+
+#include "broker/base/clock.h"
+#include "broker/base/diag.h"
+#include "broker/base/io.h"
+#include "broker/base/mem.h"
+
+#define MAX_RENDERINGS 4096
+
+/* --- Pieces --- */
+
+static struct kq_renderings *first_rendering(const struct kq_topic_config *config)
+{
+    struct kq_renderings *renderings = kq_alloc(sizeof(*renderings) + sizeof(renderings->at[0]));
+    if (renderings) {
+        renderings->count = 1;
+        renderings->at[0] = config->text;
+        renderings->at[0].from_offset = 0;
+    }
+    return renderings;
+}
+
+int kq_topic_add_new(struct kq_topic *topic, int32_t number, const struct kq_attributes *attributes,
+                     struct kq_partition **ret)
+{
+    struct kq_topic_config config;
+    struct kq_attributes copy = {0};
+    kq_topic_config(topic, &config);
+    struct kq_renderings *renderings = first_rendering(&config);
+    int r = renderings ? kq_attributes_copy(attributes, &copy) : -ENOMEM;
+    copy.mode &= 07777;
+    if (r == 0)
+        r = kq_topic_add(topic, number, &copy, renderings, ret);
+    if (r < 0) {
+        kq_attributes_release(&copy);
+        free(renderings);
+    }
+    return r;
+}
+
+/* No topic has this name, so a directory of that name is what an earlier failure left behind. */
+static int clear_leftover(struct kq_broker *broker, const char *directory)
+{
+    struct stat st;
+    if (fstatat(broker->dirfd, directory, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    kq_diag(LOG_NOTICE, "%s/%s belongs to no topic: removed to make room for a new partition",
+            broker->data_dir, directory);
+    return kq_log_remove(&broker->shared, directory);
+}
+
+/* Directory and log of a partition that nobody can see yet. */
+static int build_partition(struct kq_partition *partition)
+{
+    struct kq_broker *broker = partition->topic->broker;
+    const struct kq_log_checkpoint nothing = {.log_start = -1};
+    struct kq_log_recovery recovery;
+    char directory[KQ_DIRECTORY_BYTES];
+    kq_partition_directory(partition->topic->name, partition->number, directory);
+    if (strlen(directory) > NAME_MAX)
+        return -ENAMETOOLONG;
+    int r = clear_leftover(broker, directory);
+    if (r == 0)
+        r = kq_partition_make_directory(partition);
+    if (r == 0)
+        r = kq_partition_open(partition, &nothing, &recovery);
+    return r;
+}
+
+static void unbuild_partition(struct kq_partition *partition)
+{
+    struct kq_broker *broker = partition->topic->broker;
+    char directory[KQ_DIRECTORY_BYTES];
+    kq_partition_directory(partition->topic->name, partition->number, directory);
+    if (partition->log)
+        kq_log_close(partition->log);
+    partition->log = NULL;
+    int r = kq_log_remove(&broker->shared, directory);
+    if (r < 0 && r != -ENOENT)
+        kq_diag(LOG_WARNING, "cannot remove %s/%s, which belongs to no topic: %s", broker->data_dir,
+                directory, strerror(-r));
+}
+
+/* --- Create --- */
+
+/* The settings that SPEC names, as the configuration that came of them says them. */
+static int own_settings(const struct kq_topic_spec *spec, const struct kq_topic_config *config,
+                        struct kq_topic_setting **ret, size_t *ret_count)
+{
+    const char *name;
+    size_t count = 0;
+    struct kq_topic_setting *settings = kq_zalloc((spec->setting_count + 1) * sizeof(*settings));
+    int r = settings ? 0 : -ENOMEM;
+    for (size_t i = 0; (name = kq_topic_config_name(i)) && r == 0; i++) {
+        bool named = false;
+        for (size_t j = 0; j < spec->setting_count && !named; j++)
+            named = strcmp(spec->settings[j].name, name) == 0;
+        if (named)
+            r = kq_setting_make(config, name, &settings[count++]);
+    }
+    if (r < 0) {
+        kq_settings_free(settings, count);
+        return r;
+    }
+    *ret = settings;
+    *ret_count = count;
+    return 0;
+}
+
+static int configure_new(struct kq_topic *topic, const struct kq_topic_spec *spec)
+{
+    struct kq_topic_config config = topic->broker->options.topic_defaults;
+    struct kq_topic_setting *settings;
+    size_t count;
+    int r = kq_topic_config_set_all(&config, spec->settings, spec->setting_count, NULL, NULL);
+    if (r == -ENOTSUP)
+        r = -EINVAL;
+    if (r == 0)
+        r = own_settings(spec, &config, &settings, &count);
+    if (r < 0)
+        return r;
+    kq_topic_put_settings(topic, settings, count, &config);
+    r = kq_attributes_copy(&spec->topic, &topic->attributes);
+    topic->attributes.mode = (topic->attributes.mode & 07777) | 01000;
+    topic->created_ms = kq_clock_wall_ms();
+    return r < 0 ? r : kq_uuid_new(topic->id);
+}
+
+/* The topic in memory, unregistered. */
+static int make_topic(struct kq_broker *broker, const struct kq_topic_spec *spec, int32_t count,
+                      struct kq_topic **ret)
+{
+    struct kq_topic *topic;
+    struct kq_partition *partition;
+    int r = kq_topic_new(broker, spec->name, &topic);
+    if (r < 0)
+        return r;
+    r = configure_new(topic, spec);
+    for (int32_t i = 0; i < count && r == 0; i++)
+        r = kq_topic_add_new(topic, i, &spec->partition, &partition);
+    if (r < 0)
+        kq_topic_unref(topic);
+    else
+        *ret = topic;
+    return r;
+}
+
+static int write_new_topic(struct kq_topic *topic)
+{
+    struct kq_topic_record record;
+    int r = kq_io_sync_dir(topic->broker->dirfd);
+    if (r == 0)
+        r = kq_topic_record(topic, 0, &record);
+    if (r < 0)
+        return r;
+    r = kq_store_write(topic->broker->dirfd, topic->name, &record);
+    free(record.partitions);
+    return r;
+}
+
+/* With the name reserved: everything on disk. All partitions are in the table, none counts yet. */
+static int build_topic(struct kq_topic *topic, int32_t count)
+{
+    int32_t built = 0;
+    int r = 0;
+    while (built < count && r == 0)
+        r = build_partition(kq_topic_at(topic, built++));
+    if (r == 0) {
+        atomic_store_explicit(&topic->partition_count, count, memory_order_release);
+        r = write_new_topic(topic);
+    }
+    if (r < 0) {
+        atomic_store(&topic->partition_count, 0);
+        while (built > 0)
+            unbuild_partition(kq_topic_at(topic, --built));
+    }
+    return r;
+}
+
+static int reserve(struct kq_broker *broker, int32_t count)
+{
+    int r = kq_registry_count_partitions(&broker->registry, count);
+    if (r < 0)
+        return r;
+    r = kq_housekeeper_reserve(&broker->housekeeper, (size_t)count);
+    if (r < 0)
+        kq_registry_count_partitions(&broker->registry, -count);
+    return r;
+}
+
+static void give_back(struct kq_broker *broker, int32_t count)
+{
+    kq_housekeeper_give_back(&broker->housekeeper, (size_t)count);
+    kq_registry_count_partitions(&broker->registry, -count);
+}
+
+static int create_registered(struct kq_topic *topic, int32_t count)
+{
+    struct kq_broker *broker = topic->broker;
+    int r = reserve(broker, count);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&topic->change);
+    r = build_topic(topic, count);
+    if (r < 0) {
+        give_back(broker, count);
+    } else {
+        kq_registry_set_state(&broker->registry, topic, KQ_REGISTRY_LIVE);
+        kq_broker_emit(broker, KQ_EVENT_TOPIC_CREATED, topic, NULL);
+    }
+    pthread_mutex_unlock(&topic->change);
+    return r;
+}
+
+int kq_topic_create(struct kq_broker *broker, const struct kq_caller *caller,
+                    const struct kq_topic_spec *spec, struct kq_topic **ret)
+{
+    int32_t count = spec->partitions ? spec->partitions : broker->options.default_partitions;
+    struct kq_topic *topic;
+    if (!kq_topic_name_valid(spec->name) || count < 1 || count > KQ_STORE_MAX_PARTITIONS)
+        return -EINVAL;
+    int r = kq_authorize(broker, caller, KQ_RIGHT_CREATE, NULL, NULL);
+    if (r == 0)
+        r = make_topic(broker, spec, count, &topic);
+    if (r < 0)
+        return r;
+    r = kq_registry_add(&broker->registry, topic);
+    if (r == 0) {
+        r = create_registered(topic, count);
+        if (r < 0)
+            kq_registry_remove(&broker->registry, topic);
+    }
+    if (r < 0)
+        kq_topic_unref(topic);
+    else
+        *ret = topic;
+    return r;
+}
+
+/* --- Add a partition --- */
+
+static int write_added(struct kq_partition *partition)
+{
+    struct kq_topic *topic = partition->topic;
+    struct kq_topic_record record;
+    int r = kq_io_sync_dir(topic->broker->dirfd);
+    if (r == 0)
+        r = kq_topic_record(topic, 1, &record);
+    if (r < 0)
+        return r;
+    record.partitions[record.partition_count].attributes = partition->attributes;
+    record.partitions[record.partition_count].renderings = partition->renderings;
+    record.partition_count++;
+    r = kq_store_write(topic->broker->dirfd, topic->name, &record);
+    free(record.partitions);
+    return r;
+}
+
+static int add_locked(struct kq_topic *topic, int32_t number,
+                      const struct kq_attributes *attributes)
+{
+    struct kq_partition *partition;
+    int r = kq_topic_add_new(topic, number, attributes, &partition);
+    if (r < 0)
+        return r;
+    r = build_partition(partition);
+    if (r == 0)
+        r = write_added(partition);
+    if (r < 0) {
+        unbuild_partition(partition);
+        kq_topic_drop(topic, number);
+        return r;
+    }
+    atomic_store_explicit(&topic->partition_count, number + 1, memory_order_release);
+    kq_broker_emit(topic->broker, KQ_EVENT_PARTITION_ADDED, topic, partition);
+    return 0;
+}
+
+static int check_add(struct kq_topic *topic, const struct kq_caller *caller, int32_t number)
+{
+    int32_t count = kq_topic_partition_count(topic);
+    if (atomic_load(&topic->deleted))
+        return -ESTALE;
+    if (number >= 0 && number < count)
+        return -EEXIST;
+    if (number != count || count >= KQ_STORE_MAX_PARTITIONS)
+        return -ENOENT;
+    return kq_authorize(topic->broker, caller, KQ_RIGHT_ALTER, topic, NULL);
+}
+
+int kq_topic_add_partition(struct kq_topic *topic, const struct kq_caller *caller, int32_t number,
+                           const struct kq_attributes *attributes)
+{
+    pthread_mutex_lock(&topic->change);
+    int r = check_add(topic, caller, number);
+    if (r == 0)
+        r = reserve(topic->broker, 1);
+    if (r == 0) {
+        r = add_locked(topic, number, attributes);
+        if (r < 0)
+            give_back(topic->broker, 1);
+    }
+    pthread_mutex_unlock(&topic->change);
+    return r;
+}
+
+/* --- Set a setting --- */
+
+/* Own settings after NAME was set to VALUE (NULL: unset), and the configuration they make. */
+static int changed_settings(struct kq_topic *topic, const char *name, const char *value,
+                            struct kq_topic_setting **ret, size_t *ret_count,
+                            struct kq_topic_config *ret_config)
+{
+    struct kq_topic_config config = topic->broker->options.topic_defaults;
+    struct kq_topic_setting *kept = kq_zalloc((topic->setting_count + 1) * sizeof(*kept));
+    size_t count = 0;
+    if (!kept)
+        return -ENOMEM;
+    for (size_t i = 0; i < topic->setting_count; i++)
+        if (strcmp(topic->settings[i].name, name) != 0)
+            kept[count++] = topic->settings[i];
+    if (value)
+        kept[count++] = (struct kq_topic_setting){name, value};
+    int r = kq_topic_config_set_all(&config, kept, count, NULL, NULL);
+    if (r == 0)
+        r = kq_settings_copy(kept, value ? count - 1 : count, 1, ret);
+    free(kept);
+    if (r == 0 && value) {
+        r = kq_setting_make(&config, name, &(*ret)[count - 1]);
+        if (r < 0)
+            kq_settings_free(*ret, count);
+    }
+    if (r < 0)
+        return r;
+    *ret_count = count;
+    *ret_config = config;
+    return 0;
+}
+
+int kq_renderings_append(const struct kq_renderings *old, const struct kq_rendering *text,
+                         int64_t from, struct kq_renderings **ret)
+{
+    size_t keep = old->count;
+    if (old->at[keep - 1].from_offset >= from)
+        keep--;
+    if (keep >= MAX_RENDERINGS)
+        return -EDQUOT;
+    struct kq_renderings *renderings =
+        kq_alloc(sizeof(*renderings) + (keep + 1) * sizeof(renderings->at[0]));
+    if (!renderings)
+        return -ENOMEM;
+    memcpy(renderings->at, old->at, keep * sizeof(old->at[0]));
+    renderings->at[keep] = *text;
+    renderings->at[keep].from_offset = keep ? from : 0;
+    renderings->count = keep + 1;
+    *ret = renderings;
+    return 0;
+}
+
+/* RECORD's renderings become new ones from the present ends. The topic is paused. */
+static int renew_renderings(struct kq_topic *topic, const struct kq_rendering *text,
+                            struct kq_topic_record *record)
+{
+    struct kq_log_bounds bounds;
+    for (int32_t i = 0; i < record->partition_count; i++) {
+        struct kq_partition *partition = kq_topic_at(topic, i);
+        kq_log_bounds(partition->log, &bounds);
+        int r = kq_renderings_append(partition->renderings, text, bounds.end,
+                                     &record->partitions[i].renderings);
+        if (r < 0) {
+            while (i > 0)
+                free(record->partitions[--i].renderings);
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* How text reads changes: from the present end on, so nothing may be appended meanwhile. */
+static int write_paused(struct kq_topic *topic, const struct kq_rendering *text,
+                        struct kq_topic_record *record)
+{
+    kq_topic_pause(topic);
+    int r = renew_renderings(topic, text, record);
+    if (r == 0) {
+        r = kq_store_write(topic->broker->dirfd, topic->name, record);
+        for (int32_t i = 0; i < record->partition_count; i++) {
+            if (r == 0)
+                kq_partition_put_renderings(kq_topic_at(topic, i),
+                                            record->partitions[i].renderings);
+            else
+                free(record->partitions[i].renderings);
+        }
+    }
+    kq_topic_resume(topic);
+    return r;
+}
+
+bool kq_rendering_equal(const struct kq_rendering *a, const struct kq_rendering *b)
+{
+    return a->framing == b->framing && a->delimiter_length == b->delimiter_length &&
+           a->separator_length == b->separator_length &&
+           memcmp(a->delimiter, b->delimiter, a->delimiter_length) == 0 &&
+           memcmp(a->separator, b->separator, a->separator_length) == 0;
+}
+
+static int write_settings(struct kq_topic *topic, struct kq_topic_setting *settings, size_t count,
+                          const struct kq_topic_config *config)
+{
+    struct kq_topic_config old;
+    struct kq_topic_record record;
+    kq_topic_config(topic, &old);
+    int r = kq_topic_record(topic, 0, &record);
+    if (r < 0)
+        return r;
+    record.settings = settings;
+    record.setting_count = count;
+    if (kq_rendering_equal(&old.text, &config->text))
+        r = kq_store_write(topic->broker->dirfd, topic->name, &record);
+    else
+        r = write_paused(topic, &config->text, &record);
+    free(record.partitions);
+    return r;
+}
+
+/* The logs follow, and what a shorter retention no longer keeps goes soon. */
+static void apply_config(struct kq_topic *topic, const struct kq_topic_config *config)
+{
+    struct kq_log_config log_config;
+    for (int32_t i = 0; i < kq_topic_partition_count(topic); i++) {
+        struct kq_partition *partition = kq_topic_at(topic, i);
+        kq_partition_log_config(partition, config, &log_config);
+        kq_log_set_config(partition->log, &log_config);
+        kq_housekeeper_ask(partition, kq_clock_wall_ms());
+    }
+}
+
+static int set_config_locked(struct kq_topic *topic, const char *name, const char *value)
+{
+    struct kq_topic_setting *settings;
+    struct kq_topic_config config;
+    size_t count;
+    int r = changed_settings(topic, name, value, &settings, &count, &config);
+    if (r < 0)
+        return r;
+    r = write_settings(topic, settings, count, &config);
+    if (r < 0) {
+        kq_settings_free(settings, count);
+        return r;
+    }
+    kq_topic_put_settings(topic, settings, count, &config);
+    apply_config(topic, &config);
+    kq_broker_emit(topic->broker, KQ_EVENT_CONFIG, topic, NULL);
+    return 0;
+}
+
+int kq_topic_set_config(struct kq_topic *topic, const struct kq_caller *caller, const char *name,
+                        const char *value)
+{
+    if (!kq_topic_config_known(name))
+        return -ENOTSUP;
+    pthread_mutex_lock(&topic->change);
+    int r = atomic_load(&topic->deleted) ? -ESTALE : 0;
+    if (r == 0)
+        r = kq_authorize(topic->broker, caller, KQ_RIGHT_ALTER_CONFIG, topic, NULL);
+    if (r == 0)
+        r = set_config_locked(topic, name, value);
+    pthread_mutex_unlock(&topic->change);
+    return r;
+}

@@ -1,0 +1,198 @@
+/* The data directory as such: making, locking, the format's number, the mark of a clean stop. */
+#include "broker/internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "broker/base/diag.h"
+#include "broker/base/io.h"
+
+#define LOCK ".lock"
+#define CLEAN ".kafka_cleanshutdown"
+#define META "meta.properties"
+#define FORMAT 1
+#define SMALL_FILE 65536
+
+/* Every missing directory on the way. */
+static int make_path(const char *path)
+{
+    char part[PATH_MAX];
+    if (strlen(path) >= sizeof(part))
+        return -ENAMETOOLONG;
+    strcpy(part, path);
+    for (char *at = part + 1;; at++) {
+        if (*at && *at != '/')
+            continue;
+        char end = *at;
+        *at = '\0';
+        int r = kq_io_mkdir(AT_FDCWD, part, 0700);
+        if (r < 0 && r != -EEXIST)
+            return r;
+        if (!end)
+            return 0;
+        *at = end;
+    }
+}
+
+static int open_directory(struct kq_broker *broker)
+{
+    int fd = kq_io_open(AT_FDCWD, broker->data_dir, O_RDONLY | O_DIRECTORY, 0);
+    if (fd == -ENOENT) {
+        int r = make_path(broker->data_dir);
+        fd = r < 0 ? r : kq_io_open(AT_FDCWD, broker->data_dir, O_RDONLY | O_DIRECTORY, 0);
+    }
+    if (fd < 0) {
+        kq_diag(LOG_ERR, "cannot open the data directory %s: %s; choose another with --data",
+                broker->data_dir, strerror(-fd));
+        return fd;
+    }
+    broker->dirfd = fd;
+    return 0;
+}
+
+static void say_in_use(struct kq_broker *broker)
+{
+    char pid[24] = "";
+    if (kq_io_pread(broker->lock_fd, pid, sizeof(pid) - 1, 0) > 0)
+        pid[strcspn(pid, "\n")] = '\0';
+    kq_diag(LOG_ERR,
+            "the data directory %s is in use by another broker%s%s; stop it, or choose another "
+            "directory with --data",
+            broker->data_dir, *pid ? ", process " : "", pid);
+}
+
+/* The lock belongs to the open file and dies with us. Kafka takes one on the same file. */
+static int lock(struct kq_broker *broker)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    char pid[24];
+    int fd = kq_io_open(broker->dirfd, LOCK, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    if (fd < 0) {
+        kq_diag(LOG_ERR, "the data directory %s is not writable: %s; choose another with --data",
+                broker->data_dir, strerror(-fd));
+        return fd;
+    }
+    broker->lock_fd = fd;
+    if (fcntl(fd, F_OFD_SETLK, &whole) < 0) {
+        int error = errno;
+        if (error != EAGAIN && error != EACCES) {
+            kq_diag(LOG_ERR, "cannot lock the data directory %s: %s", broker->data_dir,
+                    strerror(error));
+            return -error;
+        }
+        say_in_use(broker);
+        return -EWOULDBLOCK;
+    }
+    snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
+    int r = kq_io_truncate(fd, 0);
+    return r < 0 ? r : kq_io_pwrite(fd, pid, strlen(pid), 0);
+}
+
+/* --- meta.properties: Kafka's, with our format's number --- */
+
+/* The value of KEY in TEXT, or NULL; it ends at the end of the line. */
+static const char *property(const char *text, const char *key)
+{
+    size_t length = strlen(key);
+    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (strncmp(line, key, length) == 0 && line[length] == '=')
+            return line + length + 1;
+    }
+    return NULL;
+}
+
+/* Appends what is missing; what is there stays, for it may be Kafka's. */
+static int complete_properties(const char *text, struct kq_buf *ret)
+{
+    static const char *const ids[] = {"cluster.id", "directory.id"};
+    int r = kq_buf_append_string(ret, text);
+    if (r == 0 && *text && text[strlen(text) - 1] != '\n')
+        r = kq_buf_append_string(ret, "\n");
+    if (r == 0 && !property(text, "version"))
+        r = kq_buf_append_string(ret, "version=1\n");
+    if (r == 0 && !property(text, "node.id") && !property(text, "broker.id"))
+        r = kq_buf_append_string(ret, "node.id=1\n");
+    for (size_t i = 0; i < kq_array_size(ids) && r == 0; i++) {
+        char id[KQ_UUID_TEXT + 1];
+        uint8_t bytes[KQ_UUID_BYTES];
+        if (property(text, ids[i]))
+            continue;
+        r = kq_uuid_new(bytes);
+        kq_uuid_format(bytes, id);
+        if (r == 0)
+            r = kq_buf_printf(ret, "%s=%s\n", ids[i], id);
+    }
+    if (r == 0 && !property(text, "kqfs.format"))
+        r = kq_buf_printf(ret, "kqfs.format=%d\n", FORMAT);
+    return r;
+}
+
+static int check_properties(struct kq_broker *broker, bool *ret_new)
+{
+    kq_autobuf struct kq_buf old = {0}, new = {0};
+    int r = kq_io_slurp(broker->dirfd, META, SMALL_FILE, &old);
+    bool missing = r == -ENOENT;
+    if (missing)
+        r = 0;
+    if (r == 0)
+        r = kq_buf_append(&old, "", 1);
+    if (r < 0)
+        return r;
+    const char *format = property((char *)old.data, "kqfs.format");
+    if (format && strtol(format, NULL, 10) > FORMAT) {
+        kq_diag(LOG_ERR,
+                "the data in %s was written by a newer version of kqfs (format %ld, this version "
+                "knows %d); use that version",
+                broker->data_dir, strtol(format, NULL, 10), FORMAT);
+        return -EPROTO;
+    }
+    r = complete_properties((char *)old.data, &new);
+    if (r == 0 && new.length != old.length - 1)
+        r = kq_io_replace(broker->dirfd, META, new.data, new.length, 0600);
+    if (r == 0)
+        *ret_new = missing;
+    return r;
+}
+
+int kq_datadir_open(struct kq_broker *broker, bool *ret_new)
+{
+    int r = open_directory(broker);
+    if (r == 0)
+        r = lock(broker);
+    if (r < 0)
+        return r;
+    r = check_properties(broker, ret_new);
+    if (r < 0 && r != -EPROTO)
+        kq_diag(LOG_ERR, "cannot read or write %s/" META ": %s", broker->data_dir, strerror(-r));
+    broker->clean = r == 0 && faccessat(broker->dirfd, CLEAN, F_OK, 0) == 0;
+    return r;
+}
+
+int kq_datadir_begin(struct kq_broker *broker)
+{
+    int r = kq_io_unlink(broker->dirfd, CLEAN, false);
+    if (r == -ENOENT)
+        return 0;
+    return r < 0 ? r : kq_io_sync_dir(broker->dirfd);
+}
+
+void kq_datadir_mark_clean(struct kq_broker *broker)
+{
+    static const char text[] = "{\"version\":0,\"brokerEpoch\":-1}";
+    int r = kq_io_replace(broker->dirfd, CLEAN, text, strlen(text), 0600);
+    if (r < 0)
+        kq_diag(LOG_WARNING,
+                "cannot mark the stop in %s as clean: %s; the next start checks the "
+                "ends of the logs",
+                broker->data_dir, strerror(-r));
+}
+
+void kq_datadir_close(struct kq_broker *broker)
+{
+    if (broker->lock_fd >= 0)
+        close(broker->lock_fd);
+    if (broker->dirfd >= 0)
+        close(broker->dirfd);
+}
