@@ -1,0 +1,272 @@
+#!/usr/bin/python3
+# kqfs-test: timeout=600
+"""Torn, truncated, bit-flipped and missing files of each kind: the broker starts, says what it did,
+and serves all that is intact."""
+
+import os
+import re
+import shutil
+
+import mounted
+from mounted import *
+
+OPTIONS = ["--topic.segment.bytes", "4000", "--topic.index.interval.bytes", "500"]
+MESSAGES = 1000
+PER_APPEND = 10
+
+
+def message(i):
+    return b"message %d of the log, with some bytes behind it\n" % i
+
+
+class Victim:
+    """A data directory with a few segments, kept as it was for one damage after the other."""
+
+    def __init__(self, name, clean):
+        self.broker = Broker(name, options=OPTIONS).start()
+        self.broker.allow(r"corrupt|unexpected|damaged")
+        topic = self.broker.topic("t", retention_ms=-1)
+        sh(f"touch {topic}/p1")
+        for i in range(0, MESSAGES, PER_APPEND):
+            append(f"{topic}/p0", b"".join(message(n) for n in range(i, i + PER_APPEND)))
+        append(f"{topic}/p1", "the other partition\n")
+        os.chmod(f"{topic}/p1", 0o640)
+        self.bases = sorted(int(n) for n in os.listdir(f"{topic}/by-segment/p0"))
+        check(len(self.bases) > 5, "segments:", self.bases)
+        # What was read has its text index too.
+        equal(read(f"{topic}/p0.log").count(b"\n"), MESSAGES)
+        self.broker.stop() if clean else self.broker.kill()
+        self.whole = self.broker.data + ".whole"
+        shutil.copytree(self.broker.data, self.whole)
+
+    def restore(self):
+        shutil.rmtree(self.broker.data)
+        shutil.copytree(self.whole, self.broker.data)
+
+    def files(self):
+        out = []
+        for directory, _, names in os.walk(self.whole):
+            out += [os.path.relpath(os.path.join(directory, n), self.whole) for n in names]
+        return sorted(out)
+
+    def log_files(self):
+        return [f for f in self.files() if re.search(r"t-0/\d{20}\.log$", f)]
+
+    def path(self, file):
+        return os.path.join(self.broker.data, file)
+
+
+def flip(path, at):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 0x10]))
+
+
+def cut(path, size):
+    os.truncate(path, size)
+
+
+DAMAGES = {
+    "missing": os.unlink,
+    "empty": lambda p: cut(p, 0),
+    "half": lambda p: cut(p, os.path.getsize(p) // 2),
+    "one byte short": lambda p: cut(p, max(0, os.path.getsize(p) - 1)),
+    "flipped in the middle": lambda p: os.path.getsize(p) and flip(p, os.path.getsize(p) // 2),
+    "flipped at the front": lambda p: os.path.getsize(p) and flip(p, min(3, os.path.getsize(p) - 1)),
+    "flipped at the end": lambda p: os.path.getsize(p) and flip(p, os.path.getsize(p) - 1),
+    "garbage behind": lambda p: open(p, "ab").write(os.urandom(300)),
+    "zeros behind": lambda p: open(p, "ab").write(bytes(5000)),
+}
+
+
+def served(topic, first, last):
+    """Messages FIRST to LAST, read from FIRST on; a message at a time where the whole fails."""
+    wanted = b"".join(message(i) for i in range(first, last))
+    fd = os.open(f"{topic}/by-offset/p0/{first}", os.O_RDONLY)
+    try:
+        got = b""
+        while len(got) < len(wanted) and (part := os.read(fd, len(wanted) - len(got))):
+            got += part
+    except OSError as error:
+        raise Failed(f"reading from {first} on: {name_of(error.errno)} behind {len(got)} bytes")
+    finally:
+        os.close(fd)
+    equal(got, wanted, "messages", first, "to", last)
+
+
+def nothing_false(topic):
+    """Whatever the partition shows are messages that were written, in order, none twice."""
+    data = bytearray()
+    fd = os.open(f"{topic}/p0", os.O_RDONLY)
+    try:
+        while part := os.read(fd, 1 << 16):
+            data += part
+    except OSError as error:
+        check(error.errno == errno.EIO, "p0:", name_of(error.errno))
+        data = data[:data.rfind(b"\n") + 1]
+    finally:
+        os.close(fd)
+    last = -1
+    for line in bytes(data).splitlines(keepends=True):
+        match = re.match(rb"message (\d+) ", line)
+        check(match and line == message(int(match[1])), "a false line:", short(line))
+        check(int(match[1]) > last, "out of order:", short(line), last)
+        last = int(match[1])
+    return last + 1
+
+
+def start_reporting(victim, what, must_say):
+    before = len(victim.broker.log())
+    victim.broker.start()
+    said = [l for l in victim.broker.log()[before:].splitlines() if "is mounted on" not in l]
+    if must_say:
+        check(said, what, "was not reported")
+    return said
+
+
+def test_every_file_that_is_no_log_can_be_damaged_without_loss():
+    for clean in (True, False):
+        victim = Victim(f"others-{'clean' if clean else 'killed'}", clean)
+        files = [f for f in victim.files() if not f.endswith(".log") and os.path.basename(f) != ".lock"]
+        # One of each kind of each directory suffices.
+        kinds = {}
+        for file in files:
+            kinds.setdefault((os.path.dirname(file), re.sub(r"\d{20}", "N", os.path.basename(file))),
+                             []).append(file)
+        chosen = [names[i] for names in kinds.values() for i in sorted({0, len(names) // 2, len(names) - 1})]
+        wrong = []
+        for file in chosen:
+            for name, damage in DAMAGES.items():
+                victim.restore()
+                damage(victim.path(file))
+                topic = victim.broker.path("t")
+                what = f"{file}, {name}, after {'a clean stop' if clean else 'kill -9'}"
+                try:
+                    victim.broker.start()
+                except Failed as failure:
+                    # A number of the format that this version does not know must be refused.
+                    if os.path.basename(file) == "meta.properties" and "meta.properties" in str(failure):
+                        continue
+                    wrong.append(f"{what}: {failure}")
+                    continue
+                try:
+                    equal(nothing_false(topic), MESSAGES, "messages of p0")
+                    served(topic, 0, MESSAGES)
+                    served(topic, 555, MESSAGES)
+                    equal(read(f"{topic}/p0.log"), b"".join(map(message, range(MESSAGES))), "p0.log")
+                    equal(read(f"{topic}/p1"), b"the other partition\n")
+                    equal(len(os.readlink(f"{topic}/by-time/p0/0")) > 0, True)
+                    append(f"{topic}/p0", "more\n")
+                    equal(sh(f"tail -n 1 {topic}/p0"), b"more\n")
+                    victim.broker.stop()
+                except (Failed, OSError) as failure:
+                    wrong.append(f"{what}: {failure}")
+                    victim.broker.kill()
+        check(not wrong, f"{len(wrong)} of {len(chosen) * len(DAMAGES)}:\n  " + "\n  ".join(wrong[:20]))
+
+
+def segment_of(file):
+    return int(os.path.basename(file)[:20])
+
+
+def log_damage(clean):
+    """Every kind of damage to the first, a middle and the last segment: the others are served."""
+    victim = Victim(f"logs-{'clean' if clean else 'killed'}", clean)
+    logs = victim.log_files()
+    bases = [segment_of(f) for f in logs] + [MESSAGES]
+    wrong = []
+    for index in (0, len(logs) // 2, len(logs) - 2, len(logs) - 1):
+        for name, damage in DAMAGES.items():
+            victim.restore()
+            damage(victim.path(logs[index]))
+            topic = victim.broker.path("t")
+            what = f"{logs[index]}, {name}"
+            last = index == len(logs) - 1
+            try:
+                start_reporting(victim, what, must_say=last and not clean and name != "zeros behind")
+                intact = nothing_false(topic)
+                check(intact >= bases[index], "only", intact, "messages from the front, wanted", bases[index])
+                for i in range(len(logs)):
+                    if i < index or (i > index and (clean or not name.startswith("missing"))):
+                        served(topic, bases[i], bases[i + 1])
+                equal(read(f"{topic}/p1"), b"the other partition\n")
+                end = int(getfattr(f"{topic}/p0", "end"))
+                append(f"{topic}/p0", "more\n")
+                equal(int(getfattr(f"{topic}/p0", "end")), end + 1)
+                equal(read(f"{topic}/by-offset/p0/{end}"), b"more\n")
+                victim.broker.stop()
+            except (Failed, OSError) as failure:
+                wrong.append(f"{what}, {'clean' if clean else 'killed'}: {failure}")
+                victim.broker.kill()
+    check(not wrong, f"{len(wrong)} wrong:\n  " + "\n  ".join(wrong[:20]))
+
+
+def test_damaged_segments_after_a_clean_stop():
+    log_damage(True)
+
+
+def test_damaged_segments_after_kill_9():
+    log_damage(False)
+
+
+def test_a_torn_tail_is_cut_off_and_reported():
+    victim = Victim("torn", clean=False)
+    tail = victim.log_files()[-1]
+    size = os.path.getsize(os.path.join(victim.whole, tail))
+    base = segment_of(tail)
+    for left in range(size - 1, max(0, size - 900), -37):
+        victim.restore()
+        cut(victim.path(tail), left)
+        said = start_reporting(victim, f"a tail of {left} bytes", must_say=True)
+        check(any(tail.split("/")[0] in line for line in said), "the report names the log:", said)
+        topic = victim.broker.path("t")
+        count = nothing_false(topic)
+        check(count >= base and count % PER_APPEND == 0, "whole batches only:", count)
+        equal(int(getfattr(f"{topic}/p0", "end")), count)
+        append(f"{topic}/p0", "more\n")
+        equal(read(f"{topic}/by-offset/p0/{count}"), b"more\n")
+        victim.broker.stop()
+
+
+def test_damage_in_front_of_valid_batches_is_kept_aside():
+    victim = Victim("aside", clean=False)
+    tail = victim.log_files()[-1]
+    victim.restore()
+    flip(victim.path(tail), 100)
+    said = start_reporting(victim, "a flipped bit", must_say=True)
+    kept = [n for n in os.listdir(os.path.dirname(victim.path(tail))) if n.endswith(".damaged")]
+    topic = victim.broker.path("t")
+    end = int(getfattr(f"{topic}/p0", "end"))
+    check(kept or end == MESSAGES, "nothing was kept aside of what was cut off:", said)
+    equal(nothing_false(topic), end)
+    victim.broker.stop()
+
+
+def test_an_empty_data_directory_file_by_file():
+    """Whatever one file of a new data directory becomes, the broker starts or says why not."""
+    empty = Broker("empty", options=OPTIONS)
+    empty.allow(r"corrupt|unexpected|damaged")
+    empty.start().stop()
+    whole = empty.data + ".whole"
+    shutil.copytree(empty.data, whole)
+    for name in sorted(os.listdir(whole)):
+        for what, damage in DAMAGES.items():
+            shutil.rmtree(empty.data)
+            shutil.copytree(whole, empty.data)
+            damage(os.path.join(empty.data, name))
+            try:
+                empty.start()
+            except Failed as failure:
+                check(name in str(failure), f"{name}, {what}: {failure}")
+                continue
+            os.mkdir(empty.path("t"))
+            append(empty.path("t/p0"), "x\n")
+            empty.restart()
+            equal(read(empty.path("t/p0")), b"x\n")
+            empty.stop()
+
+
+if __name__ == "__main__":
+    mounted.main()
