@@ -69,6 +69,9 @@ struct kq_listener {
 };
 void kq_broker_listen(struct kq_broker *broker, struct kq_listener *listener); /* before traffic */
 
+/* No event of LISTENER is under way when it returns, and none follows. May wait for one. */
+void kq_broker_unlisten(struct kq_broker *broker, struct kq_listener *listener);
+
 /* Bytes of the file system below the data directory, as statvfs(3). */
 struct statvfs;
 int kq_broker_statfs(struct kq_broker *broker, struct statvfs *ret);

@@ -137,3 +137,10 @@ void kq_fs_listen(struct kq_fs *fs)
     fs->listener.event = on_event;
     kq_broker_listen(fs->broker, &fs->listener);
 }
+
+void kq_fs_unlisten(struct kq_fs *fs)
+{
+    if (fs->listener.event)
+        kq_broker_unlisten(fs->broker, &fs->listener);
+    fs->listener.event = NULL;
+}

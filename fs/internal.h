@@ -148,6 +148,7 @@ int kq_control_text(struct kq_fs *fs, enum kq_view view, struct kq_buf *ret);
 
 /* Listens to FS' broker from now on. */
 void kq_fs_listen(struct kq_fs *fs);
+void kq_fs_unlisten(struct kq_fs *fs); /* also where it never listened */
 
 /* --- Notifications to the kernel (notify.c) --- from a thread that holds no lock and serves no
  * request. Each call queues one and never blocks; a full queue merges them. */

@@ -1,0 +1,12 @@
+/* Mounting, and saying why it did not work. */
+#pragma once
+
+#include "fs/internal.h"
+
+/* Makes FS' session and mounts it on FS->mountpoint. 0; -errno with the reason and the remedy
+ * reported. */
+int kq_mount(struct kq_fs *fs, const struct fuse_lowlevel_ops *operations);
+
+/* Looks at MOUNTPOINT before anything is mounted there, and makes it absolute (the caller frees
+ * RET). 0; -errno with the reason and the remedy reported. */
+int kq_mount_check(const char *mountpoint, char **ret);
