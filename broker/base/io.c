@@ -165,20 +165,51 @@ static int write_temporary(int dirfd, const char *name, const void *bytes, size_
     return r < 0 ? r : kq_io_datasync(fd);
 }
 
+enum replaced {
+    CREATED,   /* there was no such name before */
+    EXCHANGED, /* the old file has the temporary name now */
+    LOST,      /* the file system cannot exchange two names */
+};
+
+static int take_place(int dirfd, const char *temporary, const char *name, enum replaced *ret)
+{
+    if (kq_fault(KQ_FAULT_RENAME))
+        return -errno;
+    if (renameat2(dirfd, temporary, dirfd, name, RENAME_EXCHANGE) == 0) {
+        *ret = EXCHANGED;
+        return 0;
+    }
+    *ret = errno == ENOENT ? CREATED : LOST;
+    return renameat(dirfd, temporary, dirfd, name) < 0 ? -errno : 0;
+}
+
+/* The directory could not be synced: the old content stands, as the caller is told. */
+static void give_place_back(int dirfd, const char *temporary, const char *name, enum replaced how)
+{
+    if (how == EXCHANGED)
+        renameat2(dirfd, temporary, dirfd, name, RENAME_EXCHANGE);
+    else if (how == CREATED)
+        unlinkat(dirfd, name, 0);
+}
+
 int kq_io_replace(int dirfd, const char *name, const void *bytes, size_t length, mode_t mode)
 {
     static atomic_uint serial;
+    enum replaced how;
     char temporary[48];
     snprintf(temporary, sizeof(temporary), "kqfs-tmp.%ld.%u", (long)getpid(),
              atomic_fetch_add(&serial, 1));
     int r = write_temporary(dirfd, temporary, bytes, length, mode);
-    if (r == 0)
-        r = kq_io_rename(dirfd, temporary, dirfd, name);
-    if (r < 0) {
-        unlinkat(dirfd, temporary, 0);
-        return r;
+    if (r == 0) {
+        r = take_place(dirfd, temporary, name, &how);
+        if (r == 0) {
+            r = kq_io_sync_dir(dirfd);
+            if (r < 0)
+                give_place_back(dirfd, temporary, name, how);
+        }
     }
-    return kq_io_sync_dir(dirfd);
+    unlinkat(dirfd, temporary, 0);
+    return r;
 }
 
 int kq_io_slurp(int dirfd, const char *name, size_t limit, struct kq_buf *ret)
