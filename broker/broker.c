@@ -1,6 +1,7 @@
 /* Opening and closing the broker. */
 #include "broker/internal.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <sys/statvfs.h>
 
@@ -13,6 +14,7 @@
 static void note_synced(void *context, int64_t bytes)
 {
     struct kq_broker *broker = context;
+    kq_broker_count_sync(bytes);
     int64_t sum = atomic_fetch_add(&broker->synced_bytes, bytes) + bytes;
     int64_t limit = broker->options.trail_bytes / 2;
     kq_housekeeper_checkpoint(broker, sum >= limit && sum - bytes < limit);
@@ -135,6 +137,19 @@ void kq_broker_listen(struct kq_broker *broker, struct kq_listener *listener)
     while (*last)
         last = &(*last)->next;
     *last = listener;
+}
+
+/* Who begins to tell something after the listener left the list does not see it; who began before
+ * is waited for. */
+void kq_broker_unlisten(struct kq_broker *broker, struct kq_listener *listener)
+{
+    struct kq_listener **at = &broker->listeners;
+    while (*at && *at != listener)
+        at = &(*at)->next;
+    if (*at)
+        __atomic_store_n(at, listener->next, __ATOMIC_SEQ_CST);
+    while (atomic_load(&broker->emitting) > 0)
+        sched_yield();
 }
 
 int kq_broker_statfs(struct kq_broker *broker, struct statvfs *ret)

@@ -97,6 +97,7 @@ struct kq_broker {
     struct kq_attributes root;
     pthread_mutex_t root_change; /* writers of the root's file */
     struct kq_listener *listeners;
+    atomic_uint emitting; /* threads that tell the listeners something */
     struct kq_housekeeper housekeeper;
     pthread_mutex_t checkpoint_lock; /* writers of the checkpoint files */
     _Atomic int64_t synced_bytes;    /* since the recovery checkpoint was written */
@@ -109,8 +110,11 @@ struct kq_broker {
 static inline void kq_broker_emit(struct kq_broker *broker, enum kq_event event,
                                   struct kq_topic *topic, struct kq_partition *partition)
 {
-    for (struct kq_listener *listener = broker->listeners; listener; listener = listener->next)
+    atomic_fetch_add(&broker->emitting, 1);
+    struct kq_listener *listener = __atomic_load_n(&broker->listeners, __ATOMIC_SEQ_CST);
+    for (; listener; listener = __atomic_load_n(&listener->next, __ATOMIC_SEQ_CST))
         listener->event(listener, event, topic, partition);
+    atomic_fetch_sub(&broker->emitting, 1);
 }
 
 /* --- broker.c, report.c --- */
@@ -118,6 +122,7 @@ static inline void kq_broker_emit(struct kq_broker *broker, enum kq_event event,
 /* Closes everything and frees, without a word of the stop on disk. */
 void kq_broker_abandon(struct kq_broker *broker);
 void kq_broker_register_metrics(void);
+void kq_broker_count_sync(int64_t bytes);
 
 /* --- datadir.c: the data directory as such --- */
 

@@ -19,6 +19,13 @@ static struct kq_metric bytes = {.name = "kqfs_appended_bytes_total",
 static struct kq_metric errors = {.name = "kqfs_append_errors_total",
                                   .help = "Appends that failed since the start.",
                                   .type = KQ_COUNTER};
+static struct kq_metric syncs = {.name = "kqfs_log_syncs_total",
+                                 .help = "Group commits since the start: each made what was "
+                                         "appended to one log durable.",
+                                 .type = KQ_COUNTER};
+static struct kq_metric synced = {.name = "kqfs_log_synced_bytes_total",
+                                  .help = "Bytes of record batches made durable since the start.",
+                                  .type = KQ_COUNTER};
 static struct kq_metric scanned = {.name = "kqfs_recovery_scanned_bytes",
                                    .help = "Bytes of logs checked at the last start.",
                                    .type = KQ_GAUGE};
@@ -49,7 +56,13 @@ void kq_broker_register_metrics(void)
         kq_metric_register(all[i]);
 }
 
-/* Metrics of which there is one a partition or topic. FORMAT shows one value with its labels. */
+void kq_broker_count_sync(int64_t bytes)
+{
+    kq_metric_add(&syncs, 1);
+    kq_metric_add(&synced, bytes);
+}
+
+/* Metrics of which there is one a partition or topic. */
 struct family {
     const char *name, *help;
     enum kq_metric_type type;
