@@ -130,6 +130,17 @@ int kq_broker_open(const struct kq_broker_options *options, struct kq_broker **r
     return r;
 }
 
+_Thread_local unsigned kq_emit_line;
+
+unsigned kq_emit_choose_line(void)
+{
+    static atomic_uint threads;
+    do
+        kq_emit_line = atomic_fetch_add(&threads, 1) + 1;
+    while (kq_emit_line == 0);
+    return kq_emit_line;
+}
+
 void kq_broker_listen(struct kq_broker *broker, struct kq_listener *listener)
 {
     listener->next = NULL;
@@ -148,8 +159,9 @@ void kq_broker_unlisten(struct kq_broker *broker, struct kq_listener *listener)
         at = &(*at)->next;
     if (*at)
         __atomic_store_n(at, listener->next, __ATOMIC_SEQ_CST);
-    while (atomic_load(&broker->emitting) > 0)
-        sched_yield();
+    for (size_t i = 0; i < KQ_EMIT_LINES; i++)
+        while (atomic_load(&broker->emitting[i].threads) > 0)
+            sched_yield();
 }
 
 int kq_broker_statfs(struct kq_broker *broker, struct statvfs *ret)

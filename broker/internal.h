@@ -78,6 +78,8 @@ struct kq_topic {
     char name[];
 };
 
+#define KQ_EMIT_LINES 16
+
 struct kq_recovery_facts {
     _Atomic int64_t scanned_bytes, truncated_bytes, rebuilt_indexes, damaged_segments;
     int64_t duration_ns;
@@ -97,7 +99,10 @@ struct kq_broker {
     struct kq_attributes root;
     pthread_mutex_t root_change; /* writers of the root's file */
     struct kq_listener *listeners;
-    atomic_uint emitting; /* threads that tell the listeners something */
+    struct kq_emitting {
+        atomic_uint threads; /* that tell the listeners something; each has its line */
+        char line[60];
+    } emitting[KQ_EMIT_LINES];
     struct kq_housekeeper housekeeper;
     pthread_mutex_t checkpoint_lock; /* writers of the checkpoint files */
     _Atomic int64_t synced_bytes;    /* since the recovery checkpoint was written */
@@ -107,14 +112,21 @@ struct kq_broker {
     } deleted_totals; /* of topics that are gone: counters must not fall */
 };
 
+/* Which of the broker's counters this thread uses, so that appends to different partitions do not
+ * pull one cache line back and forth. */
+extern _Thread_local unsigned kq_emit_line;
+unsigned kq_emit_choose_line(void);
+
 static inline void kq_broker_emit(struct kq_broker *broker, enum kq_event event,
                                   struct kq_topic *topic, struct kq_partition *partition)
 {
-    atomic_fetch_add(&broker->emitting, 1);
+    unsigned line = kq_likely(kq_emit_line) ? kq_emit_line : kq_emit_choose_line();
+    atomic_uint *threads = &broker->emitting[line % KQ_EMIT_LINES].threads;
+    atomic_fetch_add(threads, 1);
     struct kq_listener *listener = __atomic_load_n(&broker->listeners, __ATOMIC_SEQ_CST);
     for (; listener; listener = __atomic_load_n(&listener->next, __ATOMIC_SEQ_CST))
         listener->event(listener, event, topic, partition);
-    atomic_fetch_sub(&broker->emitting, 1);
+    atomic_fetch_sub(threads, 1);
 }
 
 /* --- broker.c, report.c --- */

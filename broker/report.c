@@ -49,8 +49,8 @@ static struct kq_metric clean = {.name = "kqfs_recovery_clean",
 
 void kq_broker_register_metrics(void)
 {
-    static struct kq_metric *const all[] = {&topics,  &partitions, &batches,  &messages,
-                                            &bytes,   &errors,     &scanned,  &truncated,
+    static struct kq_metric *const all[] = {&topics,  &partitions, &batches,  &messages, &bytes,
+                                            &errors,  &syncs,      &synced,   &scanned,  &truncated,
                                             &rebuilt, &damaged,    &duration, &clean};
     for (size_t i = 0; i < kq_array_size(all); i++)
         kq_metric_register(all[i]);
