@@ -7,8 +7,6 @@
 #include "fs/scratch.h"
 #include "fs/textplace.h"
 
-#define PIECE_LEAST 8192
-#define PIECE_MOST (128 * 1024) /* stays in a CPU's own cache until it is decoded */
 #define JSONL_KEEP (256 * 1024)
 
 void kq_reading_init(struct kq_reading *reading)
@@ -39,13 +37,6 @@ void kq_report_damage(const struct kq_cursor *cursor)
                     "through by-offset",
                     kq_topic_name(kq_partition_topic(partition)), kq_partition_number(partition),
                     (long long)cursor->next_offset);
-}
-
-/* The log has more bytes than the text: a seventh for lines of 100 bytes. */
-static size_t piece_for(size_t size)
-{
-    size_t piece = size + size / 8 + PIECE_LEAST;
-    return piece < PIECE_MOST ? piece : PIECE_MOST;
 }
 
 /* --- Text --- */
@@ -92,7 +83,7 @@ static int render_at(struct kq_cursor *cursor, int64_t text, size_t size, bool m
                      struct kq_scratch *scratch, size_t *ret_length)
 {
     struct kq_lens lens = {
-        .buf = &scratch->window, .fd = -1, .piece = piece_for(size), .may_block = may_block};
+        .buf = &scratch->window, .fd = -1, .piece = kq_lens_piece(size), .may_block = may_block};
     scratch->reply.length = 0;
     int r = kq_buf_reserve(&scratch->reply, size + KQ_RENDER_SLACK);
     if (r < 0)
@@ -241,7 +232,7 @@ static int fill_jsonl(struct kq_handle *handle, size_t size, bool may_block)
     if (!scratch)
         return -ENOMEM;
     struct kq_lens lens = {
-        .buf = &scratch->window, .fd = -1, .piece = piece_for(size), .may_block = may_block};
+        .buf = &scratch->window, .fd = -1, .piece = kq_lens_piece(size), .may_block = may_block};
     int r = 0;
     kq_cursor_begin(cursor, bounds.last_stable);
     if (!kq_cursor_is_placed(cursor))

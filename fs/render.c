@@ -169,6 +169,7 @@ int kq_render_text(struct kq_cursor *cursor, struct kq_lens *lens, uint8_t *out,
     size_t done = 0, n = 0;
     int r = 0;
     while (r == 0 && done < room) {
+        lens->piece = kq_lens_piece(room - done);
         r = kq_cursor_enter(cursor, lens);
         n = 0;
         if (r == 0 && cursor->skip == 0 && batch_is_uniform(cursor))

@@ -10,7 +10,6 @@
 #include "fs/scratch.h"
 
 #define SERVED_AT_ONCE 4 /* readers that an append serves itself */
-#define PIECE_MOST (128 * 1024)
 #define JSONL_KEEP 4096
 
 enum state {
@@ -94,11 +93,8 @@ static int fill(struct kq_stream *stream, size_t size, bool may_block, struct kq
 {
     struct kq_cursor *cursor = &stream->cursor;
     struct kq_log_bounds bounds;
-    size_t piece = size + size / 8 + 4096;
-    struct kq_lens lens = {.buf = &scratch->window,
-                           .fd = -1,
-                           .piece = piece < PIECE_MOST ? piece : PIECE_MOST,
-                           .may_block = may_block};
+    struct kq_lens lens = {
+        .buf = &scratch->window, .fd = -1, .piece = kq_lens_piece(size), .may_block = may_block};
     int r = KQ_END;
     kq_bounds(stream->handle->part->partition, &bounds);
     if (stream->sent == stream->lines.length) {
