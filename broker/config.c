@@ -305,14 +305,6 @@ bool kq_config_knows(const char *name)
     return false;
 }
 
-enum kq_origin kq_config_origin(const struct kq_config *config, const char *name)
-{
-    for (size_t i = 0; i < SETTING_COUNT; i++)
-        if (strcmp(settings[i].name, name) == 0)
-            return config->sources[i].origin;
-    return KQ_ORIGIN_DEFAULT;
-}
-
 int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *where, int line,
                   const char *section, const char *name, const char *value)
 {

@@ -89,9 +89,6 @@ void kq_config_free(struct kq_config *config); /* NULL is fine */
 /* Is NAME a setting, as it is written on the command line? */
 bool kq_config_knows(const char *name);
 
-/* Where the value of the setting NAME, not of a topic, came from. */
-enum kq_origin kq_config_origin(const struct kq_config *config, const char *name);
-
 /* Sets one value. NAME is looked up in SECTION, or, where SECTION is NULL, as it stands on the
  * command line. The value is checked in any case and takes effect unless a higher origin has set
  * it. WHERE names the place for the report: "FILE:LINE", "-o" or "command line"; LINE is kept for

@@ -63,21 +63,8 @@ static char *real_path_of_new(const char *path)
     return kq_format("%s/%s", strcmp(above, "/") == 0 ? "" : above, name);
 }
 
-/* A home need not have its .local/share yet. What was named on purpose is not made: a mistyped or
- * unmounted place should fail. */
-static void make_parents(char *path)
-{
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        mkdir(path, 0700);
-        *slash = '/';
-    }
-}
-
 static int resolve_data(struct kq_config *config)
 {
-    if (kq_config_origin(config, "data") == KQ_ORIGIN_DEFAULT)
-        make_parents(config->data);
     char *real = real_path_of_new(config->data);
     if (!real) {
         if (errno == ENOTCONN)

@@ -288,7 +288,7 @@ def test_a_data_directory_that_cannot_be_used_is_named():
         with open(p.data, "w"):
             pass
         p.fails(4, re.escape(p.data), "--data", p.data, p.mount)
-        p.fails(4, "nowhere", "--data", p.directory + "/nowhere/data", p.mount)
+        p.fails(4, "data/within", "--data", p.data + "/within", p.mount)
         need_root()
         os.unlink(p.data)
         os.mkdir(p.data, 0o755)
