@@ -25,6 +25,7 @@ struct kq_producer {
     struct target *targets; /* by partition number where it picks, else one */
     int32_t target_count;
     struct kq_sticky sticky;
+    int32_t keyless;         /* the partition for messages without key of this request */
     struct kq_caller caller; /* of open(2); its groups are ours */
     int64_t charged;         /* of the mount's pending bytes */
     int64_t reserved;        /* bytes of disk, on RESERVED_ON */
@@ -155,17 +156,22 @@ static void give_disk_back(struct kq_producer *producer)
 
 /* --- Appending --- */
 
+static int32_t number_of(const struct kq_producer *producer, const struct kq_frame_batch *batch)
+{
+    return batch->partition < 0 ? producer->keyless : batch->partition;
+}
+
 /* Every batch gets its partition before any is appended: a denied one must not leave the others. */
 static int direct_batches(struct kq_producer *producer, struct kq_frame_output *output)
 {
     for (size_t i = 0; i < output->count; i++) {
-        struct kq_frame_batch *batch = &output->batches[i];
+        const struct kq_frame_batch *batch = &output->batches[i];
         struct target *target;
         int r = 0;
         if (batch->partition < 0)
-            r = choose(producer, batch->bytes.length, &batch->partition);
+            r = choose(producer, batch->bytes.length, &producer->keyless);
         if (r == 0)
-            r = target_of(producer, batch->partition, &target);
+            r = target_of(producer, number_of(producer, batch), &target);
         if (r < 0)
             return r;
     }
@@ -177,7 +183,7 @@ static int append_batch(struct kq_producer *producer, const struct kq_rendering 
 {
     struct target *target;
     struct kq_log_appended appended;
-    int r = target_of(producer, batch->partition, &target);
+    int r = target_of(producer, number_of(producer, batch), &target);
     if (r < 0)
         return r;
     struct kq_log_append append = {.bytes = batch->bytes.data,
