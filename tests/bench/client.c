@@ -209,18 +209,6 @@ int job_names(char **arguments)
     return 0;
 }
 
-int job_touch(char **arguments)
-{
-    size_t size = (size_t)number(arguments[0]);
-    char *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    if (bytes == MAP_FAILED)
-        die("mmap");
-    memset(bytes, 1, size);
-    printf("{\"bytes\": %zu}\n", size);
-    return 0;
-}
-
 static const struct job {
     const char *name;
     int arguments;
@@ -228,7 +216,6 @@ static const struct job {
 } jobs[] = {
     {"write", 5, job_write},     {"read", 2, job_read}, {"writers", 3, job_writers},
     {"latency", 6, job_latency}, {"park", 2, job_park}, {"names", 3, job_names},
-    {"touch", 1, job_touch},
 };
 
 int main(int argc, char **argv)

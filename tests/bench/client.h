@@ -38,6 +38,3 @@ int job_park(char **arguments);
 
 /* names DIRECTORY FIRST LAST: stats DIRECTORY/N for each number. */
 int job_names(char **arguments);
-
-/* touch MEMORY: fills so many bytes and ends, so that what follows runs on recycled pages. */
-int job_touch(char **arguments);
