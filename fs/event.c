@@ -21,7 +21,7 @@ static void topic_deleted(struct kq_fs *fs, struct kq_topic *topic)
     topics_changed(fs);
 }
 
-/* Views whose nodes carry no offset. Those that do are not kept by the kernel (kq_attr_timeout). */
+/* Views whose attributes the kernel may keep (kq_attr_timeout). */
 static const enum kq_view of_topic[] = {
     KQ_VIEW_TOPIC, KQ_VIEW_BY_OFFSET, KQ_VIEW_BY_TIME, KQ_VIEW_BY_SEGMENT, KQ_VIEW_SEGMENTS_TOPIC,
 };
@@ -31,15 +31,10 @@ static const enum kq_view directories_of_partition[] = {
     KQ_VIEW_BY_SEGMENT_PARTITION,
     KQ_VIEW_SEGMENTS_PARTITION,
 };
-/* Views whose nodes carry the log start. */
-static const struct {
-    enum kq_view view;
-    const char *suffix;
-} from_start[] = {
-    {KQ_VIEW_TEXT, ""},
-    {KQ_VIEW_STREAM, ".stream"},
-    {KQ_VIEW_JSONL, ".jsonl"},
-    {KQ_VIEW_JSONL_STREAM, ".jsonl.stream"},
+static const enum kq_view files_of_partition[] = {
+    KQ_VIEW_STREAM,
+    KQ_VIEW_JSONL,
+    KQ_VIEW_JSONL_STREAM,
 };
 
 static void partition_added(struct kq_fs *fs, struct kq_topic *topic)
@@ -69,23 +64,17 @@ static void topic_attributes(struct kq_fs *fs, struct kq_topic *topic)
 static void partition_attributes(struct kq_fs *fs, struct kq_topic *topic,
                                  struct kq_partition *partition)
 {
-    struct kq_log_bounds bounds;
-    kq_bounds(partition, &bounds);
-    for (size_t i = 0; i < kq_array_size(from_start); i++)
-        kq_notify_inode_now(
-            fs, kq_node_find(fs->nodes, from_start[i].view, topic, partition, bounds.start));
+    for (size_t i = 0; i < kq_array_size(files_of_partition); i++)
+        kq_notify_inode_now(fs,
+                            kq_node_find(fs->nodes, files_of_partition[i], topic, partition, 0));
 }
 
-/* The names lead to new nodes from now on. */
+/* The name leads to a new node from now on. */
 static void start_moved(struct kq_fs *fs, struct kq_topic *topic, struct kq_partition *partition)
 {
     char name[NAME_BYTES];
-    uint64_t parent = kq_node_find(fs->nodes, KQ_VIEW_TOPIC, topic, NULL, 0);
-    for (size_t i = 0; i < kq_array_size(from_start); i++) {
-        snprintf(name, sizeof(name), "p%" PRId32 "%s", kq_partition_number(partition),
-                 from_start[i].suffix);
-        kq_notify_entry(fs, parent, name);
-    }
+    snprintf(name, sizeof(name), "p%" PRId32, kq_partition_number(partition));
+    kq_notify_entry(fs, kq_node_find(fs->nodes, KQ_VIEW_TOPIC, topic, NULL, 0), name);
 }
 
 static void appended(struct kq_fs *fs, struct kq_partition *partition)

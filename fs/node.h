@@ -42,7 +42,8 @@ struct kq_node {
     enum kq_view view;
     struct kq_topic *topic; /* borrowed; NULL where the view has none */
     struct kq_fspart *part; /* borrowed; NULL where the view has none */
-    int64_t offset;         /* 0 where the view has none; APPEND: a serial number */
+    int64_t offset;         /* 0 where the view has none; TEXT: where its text begins, as the log
+                               start was at the LOOKUP; APPEND: a serial number */
 };
 
 struct kq_nodes;

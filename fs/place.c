@@ -60,9 +60,6 @@ static int find_offset(struct kq_fs *fs, const struct kq_name *name, struct kq_p
         place->offset = (int64_t)atomic_fetch_add(&fs->append_serial, 1);
         return 0;
     case KQ_VIEW_TEXT:
-    case KQ_VIEW_STREAM:
-    case KQ_VIEW_JSONL:
-    case KQ_VIEW_JSONL_STREAM:
     case KQ_VIEW_EARLIEST:
         place->offset = bound_of(fs, partition, KQ_FROM_EARLIEST);
         return 0;

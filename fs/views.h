@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* New ones go before KQ_VIEW_COUNT and none ever moves: the number is in st_ino (kq_inode), by
+ * which log shippers know files across restarts and versions. */
 enum kq_view {
     KQ_VIEW_NONE = 0,
     KQ_VIEW_ROOT, /* must be 1: FUSE's root is node 1 (see node.h) */
@@ -25,7 +27,7 @@ enum kq_view {
     KQ_VIEW_LATEST,
     KQ_VIEW_TIME_LINK,
     KQ_VIEW_SEGMENT_LINK,
-    /* per partition: whole partition; the node's offset is where its text begins */
+    /* per partition: whole partition; the offset of a p0 is where its text begins */
     KQ_VIEW_TEXT,         /* p0 */
     KQ_VIEW_STREAM,       /* p0.stream */
     KQ_VIEW_JSONL,        /* p0.jsonl */
