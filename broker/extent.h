@@ -6,16 +6,17 @@
 
 #include <stdint.h>
 
-struct kq_extent_owner;
+struct kq_file;
 
 struct kq_extent {
-    int fd;              /* borrowed from the owner: never close it */
-    uint32_t length;     /* bytes; whole batches, except that a read with a maximum may cut
-                            the last one (never the first) */
-    int64_t position;    /* in the file, of a batch's first byte */
-    int64_t base_offset; /* of the first batch */
-    int64_t text;        /* text position of the first batch's text, -1 where not asked */
-    struct kq_extent_owner *owner; /* NULL: an empty extent, nothing to release */
+    int fd;                /* borrowed from the owner: never close it */
+    uint32_t length;       /* bytes; whole batches, except that a read with a maximum may cut
+                              the last one (never the first) */
+    int64_t position;      /* in the file, of a batch's first byte */
+    int64_t base_offset;   /* of the first batch */
+    int64_t next_offset;   /* behind the last batch; -1 where a maximum cut the extent */
+    int64_t text;          /* text position of the first batch's text, -1 where not asked */
+    struct kq_file *owner; /* NULL: an empty extent, nothing to release */
 };
 
 /* Adds a reference: a copied struct is then released on its own. */

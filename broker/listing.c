@@ -1,0 +1,154 @@
+#include "broker/listing.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "broker/base/diag.h"
+#include "broker/base/io.h"
+
+#define BASE_DIGITS 20
+
+enum kind {
+    KIND_LOG,
+    KIND_INDEX,  /* rebuilt where it is missing */
+    KIND_OTHER,  /* Kafka's or ours, not read here */
+    KIND_EPOCHS, /* leader-epoch-checkpoint */
+    KIND_SCRAP,  /* an interrupted replacement's */
+    KIND_FOREIGN,
+};
+
+static const struct {
+    const char *suffix;
+    enum kind kind;
+} suffixes[] = {
+    {".log", KIND_LOG},           {".index", KIND_INDEX},    {".timeindex", KIND_INDEX},
+    {".textindex", KIND_INDEX},   {".txnindex", KIND_OTHER}, {".snapshot", KIND_OTHER},
+    {".log.damaged", KIND_OTHER},
+};
+
+struct orphan {
+    int64_t base;
+    char name[48];
+};
+
+static enum kind classify(const char *name, int64_t *ret_base)
+{
+    uint64_t base = 0;
+    if (strcmp(name, "leader-epoch-checkpoint") == 0)
+        return KIND_EPOCHS;
+    if (strcmp(name, "partition.metadata") == 0)
+        return KIND_OTHER;
+    if (strncmp(name, "kqfs-tmp.", 9) == 0)
+        return KIND_SCRAP;
+    for (int i = 0; i < BASE_DIGITS; i++) {
+        if (name[i] < '0' || name[i] > '9' || base > (INT64_MAX - 9) / 10)
+            return KIND_FOREIGN;
+        base = base * 10 + (uint64_t)(name[i] - '0');
+    }
+    for (size_t i = 0; i < kq_array_size(suffixes); i++) {
+        if (strcmp(name + BASE_DIGITS, suffixes[i].suffix) == 0) {
+            *ret_base = (int64_t)base;
+            return suffixes[i].kind;
+        }
+    }
+    return KIND_FOREIGN;
+}
+
+static int add_log(int dirfd, const char *directory, const char *name, int64_t base,
+                   struct kq_listing *listing)
+{
+    struct stat st;
+    if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode)) {
+        kq_diag(LOG_WARNING, "%s/%s is not a regular file: ignored", directory, name);
+        return 0;
+    }
+    struct kq_listed segment = {.base = base, .size = st.st_size};
+    return kq_buf_append(&listing->segments, &segment, sizeof(segment));
+}
+
+static int add_name(int dirfd, const char *directory, const char *name, struct kq_listing *listing,
+                    struct kq_buf *indexes)
+{
+    struct orphan index = {0};
+    switch (classify(name, &index.base)) {
+    case KIND_LOG:
+        return add_log(dirfd, directory, name, index.base, listing);
+    case KIND_INDEX:
+        memcpy(index.name, name, strlen(name) + 1);
+        return kq_buf_append(indexes, &index, sizeof(index));
+    case KIND_EPOCHS:
+        listing->has_epochs = true;
+        return 0;
+    case KIND_SCRAP:
+        kq_io_unlink(dirfd, name, false);
+        return 0;
+    case KIND_FOREIGN:
+        kq_diag(LOG_WARNING, "%s/%s is not a file of the log: ignored", directory, name);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static int compare_bases(const void *a, const void *b)
+{
+    const struct kq_listed *x = a, *y = b;
+    return x->base < y->base ? -1 : x->base > y->base;
+}
+
+/* Index files without a log: before the first segment they are the rest of a removal. */
+static void sort_out_orphans(int dirfd, const char *directory, const struct kq_listing *listing,
+                             const struct kq_buf *indexes)
+{
+    size_t count = kq_listing_count(listing);
+    const struct orphan *index = (const struct orphan *)(const void *)indexes->data;
+    for (size_t i = 0; i < indexes->length / sizeof(*index); i++, index++) {
+        struct kq_listed key = {.base = index->base};
+        if (count > 0 && bsearch(&key, listing->segments.data, count, sizeof(key), compare_bases))
+            continue;
+        if (count > 0 && index->base < kq_listing_at(listing, 0)->base)
+            kq_io_unlink(dirfd, index->name, false);
+        else
+            kq_diag(LOG_WARNING,
+                    "%s/%020" PRId64 ".log is missing: its messages are lost unless you restore it",
+                    directory, index->base);
+    }
+}
+
+int kq_listing_read(int dirfd, const char *name, struct kq_listing *ret)
+{
+    kq_autobuf struct kq_buf indexes = {0};
+    int r = 0;
+    int copy = kq_io_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
+    if (copy < 0)
+        return copy;
+    DIR *directory = fdopendir(copy);
+    if (!directory) {
+        r = -errno;
+        close(copy);
+        return r;
+    }
+    struct dirent *entry;
+    while (r == 0 && (errno = 0, entry = readdir(directory))) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            r = add_name(dirfd, name, entry->d_name, ret, &indexes);
+    }
+    if (r == 0 && errno)
+        r = -errno;
+    closedir(directory);
+    if (r < 0)
+        return r;
+    size_t count = kq_listing_count(ret);
+    if (count > 0)
+        qsort(ret->segments.data, count, sizeof(struct kq_listed), compare_bases);
+    sort_out_orphans(dirfd, name, ret, &indexes);
+    return 0;
+}
+
+void kq_listing_release(struct kq_listing *listing)
+{
+    kq_buf_release(&listing->segments);
+}

@@ -1,0 +1,127 @@
+/* The partition log's inside: shared by the sources of the log, nobody else.
+ *
+ * Locks, in the order in which they may be taken: removing, counting, lock, renderings_lock, map;
+ * sync_lock is taken alone. Nothing waits for a disk under `map` or `sync_lock`. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker/log.h"
+#include "broker/segment.h"
+
+struct kq_log {
+    const struct kq_log_shared *shared;
+    struct kq_file_place place;
+    char *name;
+
+    pthread_mutex_t removing; /* one removal of segments at a time */
+
+    pthread_mutex_t lock; /* orders writers; guards the writer's fields of segments, and: */
+    struct kq_log_config config;
+    int64_t reserved;
+    bool cannot_reserve;       /* the file system has no fallocate(2) */
+    int64_t unsynced_messages; /* for flush_messages */
+    int64_t unsynced_since_ms; /* for flush_ms: wall clock of the first; 0: none */
+    int64_t trimmed;           /* `appended` when the log was trimmed last */
+
+    pthread_mutex_t map;          /* short; guards the array, the index buffers and counts */
+    struct kq_segment **segments; /* changed with both lock and map held; the last is active */
+    size_t segment_count, segment_capacity;
+
+    _Atomic int64_t start, end, recovery_point;
+    _Atomic int64_t bytes;            /* of all segments */
+    _Atomic int64_t appended, synced; /* bytes since the log was opened */
+    _Atomic int64_t max_batch_bytes;
+    atomic_bool failed;
+
+    pthread_rwlock_t renderings_lock;
+    const struct kq_renderings *renderings;
+
+    /* Text. While text_behind is false the writer keeps text_end up with end; while it is true, who
+     * holds `counting` does. It changes with `lock` held. */
+    pthread_mutex_t counting;
+    atomic_bool text_behind;
+    _Atomic int64_t text_end;
+    int64_t text_start, text_start_of; /* text position of an offset, under map; -1: not known */
+    struct kq_segment *counted_in;     /* where counting goes on; referenced; NULL: not known yet */
+    int64_t counted_position;
+    int64_t counted_text;  /* relative to the segment */
+    int64_t counted_entry; /* position of the last text entry */
+
+    pthread_mutex_t sync_lock;
+    pthread_cond_t sync_idle;
+    struct kq_sync *waiting, **last_waiting;
+    bool sync_running, sync_wanted;
+    struct kq_job sync_job;
+};
+
+static inline struct kq_segment *kq_log_active(struct kq_log *log)
+{
+    return log->segments[log->segment_count - 1];
+}
+
+/* Adds SEGMENT (consumes the reference) as the last one. With `lock` held. -ENOMEM. */
+int kq_log_add_segment(struct kq_log *log, struct kq_segment *segment);
+
+/* Makes the file of a new, empty segment that begins at BASE, and puts it last. With `lock`. */
+int kq_log_create_segment(struct kq_log *log, int64_t base);
+
+/* Seals the active segment and begins a new one at the end. With `lock` held. */
+int kq_log_roll(struct kq_log *log);
+
+/* The segment with the largest base offset <= OFFSET, or the first; referenced. */
+struct kq_segment *kq_log_segment_at(struct kq_log *log, int64_t offset);
+
+/* The segment behind SEGMENT, referenced; NULL behind the last. */
+struct kq_segment *kq_log_segment_after(struct kq_log *log, const struct kq_segment *segment);
+
+/* The first one; referenced. */
+struct kq_segment *kq_log_first_segment(struct kq_log *log);
+
+/* Lists, checks and repairs what is on disk; fills segments, start, end. (recover.c) */
+int kq_log_recover(struct kq_log *log, const struct kq_log_checkpoint *checkpoint,
+                   struct kq_log_recovery *ret);
+
+/* A sync in the background, if none is under way. (sync.c) */
+void kq_log_start_sync(struct kq_log *log);
+void kq_log_run_sync(struct kq_job *job);
+
+/* Waits for the sync under way. */
+void kq_log_wait_sync(struct kq_log *log);
+
+/* Sets aside what is reserved, and LENGTH bytes before that, behind the active segment's end. With
+ * `lock` held. 0; -ENOSPC, -EDQUOT, -errno. (reserve.c) */
+int kq_log_ensure_reserved(struct kq_log *log, int64_t length, int64_t reserved);
+
+/* Gives back the disk behind the end of the active segment. With `lock` held. */
+void kq_log_release_reserve(struct kq_log *log, struct kq_segment *segment);
+
+/* Makes SEGMENT's text base known and its header durable, so that those before it may go. With no
+ * lock held; may block. (count.c) */
+int kq_log_fix_text(struct kq_log *log, struct kq_segment *segment);
+
+/* Counts text up to the end, or to what is published while it counts. 0; KQ_WOULD_BLOCK; -errno. */
+int kq_log_count_text(struct kq_log *log, bool may_block);
+
+/* The text position of SEGMENT's first byte, which lies before what was counted. */
+int kq_log_text_base(struct kq_log *log, struct kq_segment *segment, bool may_block, int64_t *ret);
+
+/* The text position of the batch at POSITION of SEGMENT. 0; KQ_WOULD_BLOCK; -errno. (logtext.c) */
+int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t position, bool may_block,
+                   int64_t *ret);
+
+/* Text length of the whole batch at BYTES between FROM and TO; a batch that cannot be read has
+ * none. -ENOMEM. */
+int kq_log_measure(struct kq_log *log, const uint8_t *bytes, const struct kq_batch_header *header,
+                   int64_t from, int64_t to, struct kq_buf *scratch, int64_t *ret);
+
+/* Writes the text index of SEGMENT, a sealed one, anew. BASE: its text position, or -1: that of the
+ * NEXT segment minus the length of its text. With `counting` held. -errno. */
+int kq_log_rebuild_text(struct kq_log *log, struct kq_segment *segment, int64_t base, int64_t next);
+
+/* Makes an extent of what is published in SEGMENT from FOUND on. (logread.c) */
+int kq_log_make_extent(struct kq_segment *segment, const struct kq_found *found, uint32_t max_bytes,
+                       bool may_block, struct kq_extent *ret);
