@@ -108,8 +108,8 @@ static int serve(struct kq_broker *broker, struct kq_config *config)
     /* A signal from before `mounted` was set has found nothing to stop. */
     int code = KQ_EXIT_INTERRUPTED;
     if (!kq_signals_stopping()) {
-        kq_diag(LOG_INFO, "%s is mounted on %s", config->data, config->mountpoint);
         kq_daemon_ready();
+        kq_diag(LOG_INFO, "%s is mounted on %s", config->data, config->mountpoint);
         int r = kq_fs_run(fs);
         if (r < 0)
             kq_diag(LOG_ERR, "%s: the connection to the kernel broke: %s", config->mountpoint,
