@@ -332,7 +332,8 @@ static int unzstd(const void *bytes, size_t length, struct sink *sink)
             return r;
         size_t room = out->capacity - out->length;
         room = room < most ? room : most;
-        size_t got = ZSTD_decompress(out->data + out->length, room, bytes, length);
+        uint8_t *to = room ? out->data + out->length : sink->spill;
+        size_t got = ZSTD_decompress(to, room, bytes, length);
         if (!ZSTD_isError(got)) {
             out->length += got;
             return 0;
