@@ -293,7 +293,8 @@ class Broker:
         os.makedirs(self.directory, exist_ok=True)
         self.data = data or os.path.join(self.directory, "data")
         self.mount = os.path.join(self.directory, "mnt")
-        os.makedirs(self.mount, exist_ok=True)
+        if not is_mounted(self.mount):  # a dead one cannot even be asked whether it is there
+            os.makedirs(self.mount, exist_ok=True)
         self.log_path = os.path.join(self.directory, "log")
         self.options = list(options)
         self.config = config
