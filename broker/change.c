@@ -118,8 +118,8 @@ static int own_settings(const struct kq_topic_spec *spec, const struct kq_topic_
 static int configure_new(struct kq_topic *topic, const struct kq_topic_spec *spec)
 {
     struct kq_topic_config config = topic->broker->options.topic_defaults;
-    struct kq_topic_setting *settings;
-    size_t count;
+    struct kq_topic_setting *settings = NULL;
+    size_t count = 0;
     int r = kq_topic_config_set_all(&config, spec->settings, spec->setting_count, NULL, NULL);
     if (r == -ENOTSUP)
         r = -EINVAL;
@@ -224,7 +224,7 @@ int kq_topic_create(struct kq_broker *broker, const struct kq_caller *caller,
                     const struct kq_topic_spec *spec, struct kq_topic **ret)
 {
     int32_t count = spec->partitions ? spec->partitions : broker->options.default_partitions;
-    struct kq_topic *topic;
+    struct kq_topic *topic = NULL;
     if (!kq_topic_name_valid(spec->name) || count < 1 || count > KQ_STORE_MAX_PARTITIONS)
         return -EINVAL;
     int r = kq_authorize(broker, caller, KQ_RIGHT_CREATE, NULL, NULL);

@@ -99,19 +99,28 @@ static json_t *encode_settings(const struct kq_topic_record *record)
     return object;
 }
 
-static int dump_piece(const char *bytes, size_t length, void *buf)
+struct dump {
+    struct kq_buf *out;
+    int error; /* jansson does not pass on every one */
+};
+
+static int dump_piece(const char *bytes, size_t length, void *context)
 {
-    return kq_buf_append(buf, bytes, length) < 0 ? -1 : 0;
+    struct dump *dump = context;
+    if (dump->error == 0)
+        dump->error = kq_buf_append(dump->out, bytes, length);
+    return dump->error;
 }
 
 /* Appends ROOT as text, if it is whole, and drops it. */
 static int dump(json_t *root, bool whole, struct kq_buf *ret)
 {
+    struct dump dump = {.out = ret};
     size_t before = ret->length;
-    int flags = JSON_INDENT(1) | JSON_PRESERVE_ORDER;
     if (whole)
-        whole = json_dump_callback(root, dump_piece, ret, flags) == 0 &&
-                kq_buf_append(ret, "\n", 1) == 0;
+        whole = json_dump_callback(root, dump_piece, &dump, JSON_INDENT(1) | JSON_PRESERVE_ORDER) ==
+                    0 &&
+                dump_piece("\n", 1, &dump) == 0;
     json_decref(root);
     if (!whole)
         ret->length = before;

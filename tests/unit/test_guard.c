@@ -1,0 +1,71 @@
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "broker/guard.h"
+
+static void one_that_is_closed_lets_nobody_in_until_it_opens(void **state)
+{
+    struct kq_guard guard = {0};
+    assert_true(kq_guard_enter(&guard));
+    kq_guard_leave(&guard);
+    kq_guard_close(&guard);
+    assert_false(kq_guard_enter(&guard));
+    kq_guard_open(&guard);
+    assert_true(kq_guard_enter(&guard));
+    kq_guard_leave(&guard);
+    assert_int_equal(guard.users, 0);
+}
+
+#define THREADS 3
+#define ROUNDS 2000
+
+static struct kq_guard guard;
+static int guarded; /* changes only while the guard is closed: no lock but the guard */
+static atomic_bool stop;
+
+static void *use(void *argument)
+{
+    long sum = 0;
+    while (!atomic_load(&stop)) {
+        if (!kq_guard_enter(&guard))
+            continue;
+        sum += guarded & 1;
+        kq_guard_leave(&guard);
+    }
+    return (void *)sum;
+}
+
+static void closing_waits_for_all_who_are_in(void **state)
+{
+    pthread_t threads[THREADS];
+    void *odd;
+    atomic_store(&stop, false);
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, use, NULL), 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        kq_guard_close(&guard);
+        guarded++;
+        guarded++;
+        kq_guard_open(&guard);
+    }
+    atomic_store(&stop, true);
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], &odd);
+        assert_null(odd);
+    }
+    assert_int_equal(guard.users, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_that_is_closed_lets_nobody_in_until_it_opens),
+        cmocka_unit_test(closing_waits_for_all_who_are_in),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
