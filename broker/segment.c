@@ -20,7 +20,8 @@ int kq_segment_new(const struct kq_file_place *place, int64_t base, int32_t inte
     segment->next_offset = base;
     segment->last_base = segment->last_position = -1;
     segment->text_base = -1;
-    segment->first_timestamp = segment->max_timestamp = KQ_NO_TIME;
+    segment->first_timestamp = KQ_NO_TIME;
+    segment->max_timestamp = KQ_NO_TIME;
     int r = kq_file_new(place, base, KQ_FILE_LOG, &segment->file);
     if (r == 0)
         r = kq_index_init(&segment->offsets, KQ_FILE_INDEX, place, base);
