@@ -191,22 +191,23 @@ def bulk_1m_two_cpus(bench, stack):
 
 
 def reads(bench, stack, where):
-    total = bench.size(GIB, 8 * MIB)
+    chunk = LINE * 10240  # whole lines, so that both sides hold the same bytes
+    total = bench.size(GIB, 8 * MIB) // chunk * chunk
     plain, broker = bench.plain(stack, where.daemon), bench.kqfs(stack, where.daemon)
     sources = {"plain": plain.mount / "file", "kqfs": kit.new_topic(broker, "t") / "p0"}
     for path in sources.values():
-        bench.client("write", path, LINE, MIB, total // MIB, "none")
+        bench.client("write", path, LINE, chunk, total // chunk, "none")
     kit.settle()
 
     def read(side, size):
         answer = bench.client("read", sources[side], size, cpus=where.client)
-        if answer["bytes"] != total // MIB * MIB:
+        if answer["bytes"] != total:
             raise CannotMeasure(f"{side}: read {answer['bytes']} bytes of {total}")
         return bytes_per_second(answer)
 
     for size, target in ((128 * KIB, 0.65), (MIB, 0.5)):
         results = in_pairs(bench.pairs, lambda: read("plain", size), lambda: read("kqfs", size))
-        yield ratio_result(f"cat p0 of {total // MIB} MiB of 100-byte lines, {size // KIB} KiB reads",
+        yield ratio_result(f"cat p0 of {total / GIB:.1g} GiB of 100-byte lines, {size // KIB} KiB reads",
                            "plain FUSE", where, Figures(*results), rate, at_least=target)
 
 

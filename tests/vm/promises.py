@@ -89,24 +89,28 @@ class Retained(Lines):
         super().__init__(name, size=512, segment=16384)
         self.settings = {**self.settings, "retention.bytes": "49152", "file.delete.delay.ms": "100"}
 
-    def check_writer(self, writer, have, acked):
-        self.first = have[0] if have else 0
-        if have and have != list(range(have[0], have[0] + len(have))):
-            yield "a gap among the lines that retention left"
-        elif (have[-1] if have else -1) < acked:
-            yield f"line {acked} was acknowledged, the last one there is {have[-1] if have else None}"
-
     def check(self, mount, acked):
-        yield from super().check(mount, acked)
         path = os.path.join(self.topic(mount), "p0")
-        start, end = (int(os.getxattr(path, f"user.kqfs.{key}")) for key in ("start", "end"))
-        if end > start and start != self.first:
-            yield f"user.kqfs.start is {start}, the first line {self.first}"
+        self.start, self.end = (int(os.getxattr(path, f"user.kqfs.{key}")) for key in ("start", "end"))
+        yield from super().check(mount, acked)
         with open(path + ".log", "rb") as whole:
-            for number in {start, (start + end) // 2, end - 1} - {-1}:
-                found = os.pread(whole.fileno(), self.size, number * self.size) if end > start else None
-                if found is not None and found != line_of(0, number, self.size):
+            size = os.stat(path + ".log").st_size
+            if size != self.end * self.size:
+                yield f"p0.log has {size} bytes for {self.end} lines, from {self.start} on, of {self.size}"
+            for number in sorted({self.start, (self.start + self.end) // 2, self.end - 1}):
+                if not self.start <= number < self.end:
+                    continue
+                found = os.pread(whole.fileno(), self.size, number * self.size)
+                if found != line_of(0, number, self.size):
                     yield f"p0.log at {number * self.size}: {found[:20]!r}, not line {number}"
+
+    def check_writer(self, writer, have, acked):
+        if have != list(range(self.start, self.end)):
+            yield (f"lines {have[:1]} to {have[-1:]}, {len(have)} of them, where offsets "
+                   f"{self.start} to {self.end} are")
+        # A drop may have been under way: then all there was is gone, but counted.
+        if self.end <= acked:
+            yield f"line {acked} was acknowledged, the end is {self.end}"
 
 
 class Dropped(Retained):
