@@ -20,7 +20,6 @@ static int try_read(fuse_req_t req, const struct reading *reading, bool may_bloc
         return 0;
     }
     fuse_reply_buf(req, (const char *)bytes, length);
-    kq_read_done(reading->handle);
     return 0;
 }
 

@@ -244,9 +244,22 @@ static int fill_jsonl(struct kq_handle *handle, size_t size, bool may_block)
     return r;
 }
 
-/* The lock is kept where bytes of the handle are handed out. */
+/* Copied: once the request is answered, the handle may be gone before its lock is given back. */
+static int copy_out(const struct kq_buf *from, size_t size, size_t *ret_length)
+{
+    struct kq_scratch *scratch = kq_scratch();
+    size_t length = from->length < size ? from->length : size;
+    if (!scratch)
+        return -ENOMEM;
+    scratch->reply.length = 0;
+    int r = kq_buf_append(&scratch->reply, from->data, length);
+    if (r == 0)
+        *ret_length = length;
+    return r;
+}
+
 static int read_jsonl(struct kq_handle *handle, int64_t position, size_t size, bool may_block,
-                      const uint8_t **ret, size_t *ret_length)
+                      size_t *ret_length)
 {
     struct kq_reading *reading = &handle->reading;
     if (may_block)
@@ -258,25 +271,21 @@ static int read_jsonl(struct kq_handle *handle, int64_t position, size_t size, b
         r = fill_jsonl(handle, size, may_block);
     if (r == KQ_END || (r != KQ_WOULD_BLOCK && r != -ESPIPE && reading->bytes.length > 0))
         r = 0;
-    if (r != 0) {
-        pthread_mutex_unlock(&reading->lock);
-        return r;
-    }
-    *ret = reading->bytes.data;
-    *ret_length = reading->bytes.length < size ? reading->bytes.length : size;
-    return 0;
+    if (r == 0)
+        r = copy_out(&reading->bytes, size, ret_length);
+    pthread_mutex_unlock(&reading->lock);
+    return r;
 }
 
 /* --- All --- */
 
-static int read_control(struct kq_handle *handle, int64_t position, size_t size,
-                        const uint8_t **ret, size_t *ret_length)
+static int read_control(struct kq_handle *handle, int64_t position, size_t size, size_t *ret_length)
 {
-    const struct kq_buf *bytes = &handle->reading.bytes;
-    int64_t left = kq_max64((int64_t)bytes->length - position, 0);
-    *ret = left ? bytes->data + position : NULL;
-    *ret_length = (size_t)kq_min64(left, (int64_t)size);
-    return 0;
+    struct kq_buf bytes = handle->reading.bytes;
+    size_t before = (size_t)kq_min64(position, (int64_t)bytes.length);
+    bytes.data += before;
+    bytes.length -= before;
+    return copy_out(&bytes, size, ret_length);
 }
 
 int kq_read_file(struct kq_handle *handle, int64_t position, size_t size, bool may_block,
@@ -285,10 +294,10 @@ int kq_read_file(struct kq_handle *handle, int64_t position, size_t size, bool m
     size_t length = 0;
     int r = 0;
     if (handle->row->format == KQ_FORMAT_CONTROL)
-        return read_control(handle, position, size, ret, ret_length);
-    if (handle->row->format == KQ_FORMAT_JSONL)
-        return read_jsonl(handle, position, size, may_block, ret, ret_length);
-    if (handle->row->format == KQ_FORMAT_VALUE)
+        r = read_control(handle, position, size, &length);
+    else if (handle->row->format == KQ_FORMAT_JSONL)
+        r = read_jsonl(handle, position, size, may_block, &length);
+    else if (handle->row->format == KQ_FORMAT_VALUE)
         r = read_value(handle, position, size, may_block, &length);
     else if (handle->part)
         r = read_positions(handle, position, size, may_block, &length);
@@ -297,10 +306,4 @@ int kq_read_file(struct kq_handle *handle, int64_t position, size_t size, bool m
     *ret = length ? kq_scratch()->reply.data : NULL;
     *ret_length = length;
     return 0;
-}
-
-void kq_read_done(struct kq_handle *handle)
-{
-    if (handle->row->format == KQ_FORMAT_JSONL)
-        pthread_mutex_unlock(&handle->reading.lock);
 }

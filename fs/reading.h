@@ -24,13 +24,11 @@ void kq_reading_init(struct kq_reading *reading);
 void kq_reading_release(struct kq_reading *reading);
 
 /* Up to SIZE bytes at POSITION of HANDLE's file: all of them unless the file ends before. The bytes
- * are the thread's own scratch or, for a JSON view, belong to the handle; valid until kq_read_done,
- * which must be called after a return of 0.
+ * are the thread's own scratch, so that HANDLE may be gone once they are on their way.
  * 0; KQ_WOULD_BLOCK unless MAY_BLOCK; -ESTALE (retention took them), -EIO (damaged), -ESPIPE (a
  * JSON view is read in order), -errno. */
 int kq_read_file(struct kq_handle *handle, int64_t position, size_t size, bool may_block,
                  const uint8_t **ret, size_t *ret_length);
-void kq_read_done(struct kq_handle *handle);
 
-/* Says that BATCH of PARTITION's log is damaged; at most once a second. */
+/* Says where the log under CURSOR is damaged; at most once a second. */
 void kq_report_damage(const struct kq_cursor *cursor);

@@ -87,9 +87,23 @@ static int render(struct kq_stream *stream, struct kq_lens *lens, size_t size,
                  : kq_render_text(cursor, lens, scratch->reply.data, size, &scratch->reply.length);
 }
 
+/* JSON lines on their way become the reply. */
+static int send_lines(struct kq_stream *stream, size_t size, struct kq_buf *reply)
+{
+    size_t left = stream->lines.length - stream->sent, length = left < size ? left : size;
+    int r = kq_buf_append(reply, stream->lines.data + stream->sent, length);
+    if (r < 0)
+        return r;
+    stream->sent += length;
+    if (stream->sent == stream->lines.length) {
+        kq_buf_clear(&stream->lines, JSONL_KEEP);
+        stream->sent = 0;
+    }
+    return 0;
+}
+
 /* Fills the reply. 0; KQ_END: nothing to hand over yet; KQ_WOULD_BLOCK; -ESTALE; -EIO; -errno. */
-static int fill(struct kq_stream *stream, size_t size, bool may_block, struct kq_scratch *scratch,
-                const uint8_t **ret, size_t *ret_length)
+static int fill(struct kq_stream *stream, size_t size, bool may_block, struct kq_scratch *scratch)
 {
     struct kq_cursor *cursor = &stream->cursor;
     struct kq_log_bounds bounds;
@@ -97,10 +111,6 @@ static int fill(struct kq_stream *stream, size_t size, bool may_block, struct kq
         .buf = &scratch->window, .fd = -1, .piece = kq_lens_piece(size), .may_block = may_block};
     int r = KQ_END;
     kq_bounds(stream->handle->part->partition, &bounds);
-    if (stream->sent == stream->lines.length) {
-        kq_buf_clear(&stream->lines, JSONL_KEEP);
-        stream->sent = 0;
-    }
     scratch->reply.length = 0;
     if (cursor->next_offset < bounds.start)
         r = KQ_GONE;
@@ -108,12 +118,9 @@ static int fill(struct kq_stream *stream, size_t size, bool may_block, struct kq
         kq_cursor_begin(cursor, bounds.last_stable);
         r = render(stream, &lens, size, scratch);
     }
-    bool jsonl = stream->handle->row->format == KQ_FORMAT_JSONL;
-    *ret = jsonl ? stream->lines.data + stream->sent : scratch->reply.data;
-    *ret_length = jsonl ? stream->lines.length - stream->sent : scratch->reply.length;
-    if (*ret_length > size)
-        *ret_length = size;
-    if (*ret_length > 0)
+    if (stream->lines.length > 0)
+        return send_lines(stream, size, &scratch->reply);
+    if (scratch->reply.length > 0)
         return 0;
     if (r == KQ_GONE)
         return overtaken(stream, bounds.start);
@@ -132,15 +139,17 @@ static void let_go(struct kq_parked *parked)
         free(parked);
 }
 
-static void link_in(struct kq_handles *handles, struct kq_parked *parked)
+static void link_in(struct kq_parked *parked)
 {
+    struct kq_handles *handles = parked->fs->handles;
     pthread_mutex_lock(&handles->lock);
     LIST_INSERT_HEAD(&handles->parked, parked, entry);
     pthread_mutex_unlock(&handles->lock);
 }
 
-static void take_out(struct kq_handles *handles, struct kq_parked *parked)
+static void take_out(struct kq_parked *parked)
 {
+    struct kq_handles *handles = parked->fs->handles;
     pthread_mutex_lock(&handles->lock);
     LIST_REMOVE(parked, entry);
     pthread_mutex_unlock(&handles->lock);
@@ -186,7 +195,7 @@ static bool may_serve_at_once(struct kq_partition *partition)
 /* With PARKED claimed: its request is answered, unless it has to wait again. */
 static void go_on(struct kq_parked *parked, enum kq_wake why)
 {
-    struct kq_fs *fs = parked->stream->handle->fs;
+    struct kq_fs *fs = parked->fs;
     if (parked->ph) {
         kq_notify_poll(fs, parked->ph);
         parked->ph = NULL;
@@ -210,7 +219,7 @@ static void wake(struct kq_waiter *waiter, enum kq_wake why)
 {
     struct kq_parked *parked = (void *)((char *)waiter - offsetof(struct kq_parked, waiter));
     if (!change(parked, ARMING, WOKEN_EARLY) && change(parked, ARMED, CLAIMED)) {
-        take_out(parked->stream->handle->fs->handles, parked);
+        take_out(parked);
         go_on(parked, why);
     }
     let_go(parked);
@@ -222,7 +231,7 @@ static void interrupted(fuse_req_t req, void *argument)
     struct kq_parked *parked = argument;
     if (change(parked, ARMING, INTERRUPTED_EARLY) || !change(parked, ARMED, CLAIMED))
         return;
-    take_out(parked->stream->handle->fs->handles, parked);
+    take_out(parked);
     withdraw(parked);
     fuse_reply_err(req, EINTR);
     let_go(parked);
@@ -234,6 +243,7 @@ static struct kq_parked *new_parked(struct kq_stream *stream)
     if (!parked)
         return NULL;
     parked->waiter.wake = wake;
+    parked->fs = stream->handle->fs;
     parked->stream = stream;
     atomic_init(&parked->state, ARMING);
     atomic_init(&parked->references, 2); /* the waiter's and the claimer's */
@@ -243,10 +253,9 @@ static struct kq_parked *new_parked(struct kq_stream *stream)
 /* The mount may have begun to end while PARKED was arming, unseen by kq_handles_unpark_all. */
 static void end_if_closing(struct kq_parked *parked)
 {
-    struct kq_handles *handles = parked->stream->handle->fs->handles;
-    if (!atomic_load(&handles->closing) || !change(parked, ARMED, CLAIMED))
+    if (!atomic_load(&parked->fs->handles->closing) || !change(parked, ARMED, CLAIMED))
         return;
-    take_out(handles, parked);
+    take_out(parked);
     withdraw(parked);
     go_on(parked, KQ_WAKE_CLOSING);
 }
@@ -255,14 +264,13 @@ static void end_if_closing(struct kq_parked *parked)
  * is something already; -EINTR, -ENOMEM, -errno: to be answered. */
 static int park(fuse_req_t req, struct kq_stream *stream, size_t size, int64_t offset)
 {
-    struct kq_handles *handles = stream->handle->fs->handles;
     struct kq_parked *parked = new_parked(stream);
     if (!parked)
         return -ENOMEM;
     parked->req = req;
     parked->size = size;
     fuse_req_interrupt_func(req, interrupted, parked);
-    link_in(handles, parked);
+    link_in(parked);
     int r = kq_wait(stream->handle->part->partition, &parked->waiter, offset);
     /* From here to the answer PARKED may be claimed and freed by others, unless this fails. */
     atomic_fetch_add(&parked->references, 1);
@@ -273,7 +281,7 @@ static int park(fuse_req_t req, struct kq_stream *stream, size_t size, int64_t o
     }
     bool stopped =
         !change(parked, ARMING, CLAIMED) && atomic_load(&parked->state) == INTERRUPTED_EARLY;
-    take_out(handles, parked);
+    take_out(parked);
     if (r == 0)
         withdraw(parked);
     else
@@ -283,7 +291,10 @@ static int park(fuse_req_t req, struct kq_stream *stream, size_t size, int64_t o
     let_go(parked);
     if (stopped)
         return -EINTR;
-    return r == 0 ? KQ_READY : r;
+    if (r != -ESTALE && r != -ESHUTDOWN)
+        return r == 0 ? KQ_READY : r;
+    fuse_reply_buf(req, NULL, 0);
+    return 0;
 }
 
 /* --- Serving --- */
@@ -306,56 +317,55 @@ static void delay(fuse_req_t req, struct kq_stream *stream, size_t size, bool no
     kq_fs_offload(req, serve_delayed, &delayed, sizeof(delayed));
 }
 
-/* With the stream's lock held. 0: answered; KQ_END (RET_OFFSET: to wait behind); KQ_WOULD_BLOCK;
- * -errno. */
-static int answer(fuse_req_t req, struct kq_stream *stream, size_t size, bool may_block,
-                  int64_t *ret_offset)
+/* With the stream's lock held. As fill, except that a stream which is over ends: 0 and no bytes.
+ * RET_OFFSET: to wait behind after KQ_END. */
+static int take(struct kq_stream *stream, size_t size, bool may_block, const uint8_t **ret,
+                size_t *ret_length, int64_t *ret_offset)
 {
     struct kq_scratch *scratch = kq_scratch();
-    const uint8_t *bytes;
-    size_t length;
-    int r = scratch ? fill(stream, size, may_block, scratch, &bytes, &length) : -ENOMEM;
+    int r = scratch ? fill(stream, size, may_block, scratch) : -ENOMEM;
+    *ret_offset = stream->cursor.next_offset;
     if ((r == KQ_END || r < 0) && is_over(stream)) {
-        fuse_reply_buf(req, NULL, 0);
+        *ret_length = 0;
         return 0;
     }
-    *ret_offset = stream->cursor.next_offset;
-    if (r != 0)
+    if (r == 0) {
+        *ret = scratch->reply.data;
+        *ret_length = scratch->reply.length;
+    }
+    return r;
+}
+
+/* 0: answered or parked; KQ_READY: once more; KQ_WOULD_BLOCK; -errno: to be answered. */
+static int try_to_serve(fuse_req_t req, struct kq_stream *stream, size_t size, bool nonblock,
+                        bool may_block)
+{
+    const uint8_t *bytes = NULL;
+    size_t length;
+    int64_t offset;
+    if (may_block)
+        pthread_mutex_lock(&stream->lock);
+    else if (pthread_mutex_trylock(&stream->lock) != 0)
+        return KQ_WOULD_BLOCK;
+    int r = take(stream, size, may_block, &bytes, &length, &offset);
+    pthread_mutex_unlock(&stream->lock);
+    if (r == 0)
+        fuse_reply_buf(req, (const char *)bytes, length);
+    if (r != KQ_END)
         return r;
-    if (stream->handle->row->format == KQ_FORMAT_JSONL)
-        stream->sent += length;
-    fuse_reply_buf(req, (const char *)bytes, length);
-    return 0;
+    return nonblock ? -EAGAIN : park(req, stream, size, offset);
 }
 
 static void serve(fuse_req_t req, struct kq_stream *stream, size_t size, bool nonblock,
                   bool may_block)
 {
-    int64_t offset;
     int r;
-    do {
-        if (may_block) {
-            pthread_mutex_lock(&stream->lock);
-        } else if (pthread_mutex_trylock(&stream->lock) != 0) {
-            delay(req, stream, size, nonblock);
-            return;
-        }
-        r = answer(req, stream, size, may_block, &offset);
-        pthread_mutex_unlock(&stream->lock);
-        if (r == 0)
-            return;
-        if (r == KQ_WOULD_BLOCK) {
-            delay(req, stream, size, nonblock);
-            return;
-        }
-        if (r == KQ_END)
-            r = nonblock ? -EAGAIN : park(req, stream, size, offset);
-    } while (r == KQ_READY);
-    if (r == -ESTALE && kq_topic_deleted(stream->handle->topic))
-        fuse_reply_buf(req, NULL, 0);
-    else if (r == -ESHUTDOWN)
-        fuse_reply_buf(req, NULL, 0);
-    else if (r != 0)
+    do
+        r = try_to_serve(req, stream, size, nonblock, may_block);
+    while (r == KQ_READY);
+    if (r == KQ_WOULD_BLOCK)
+        delay(req, stream, size, nonblock);
+    else if (r < 0)
         fuse_reply_err(req, kq_fs_errno(r));
 }
 
@@ -373,6 +383,7 @@ static struct kq_parked *claim_any(struct kq_handles *handles)
     LIST_FOREACH (parked, &handles->parked, entry)
         if (change(parked, ARMED, CLAIMED)) {
             LIST_REMOVE(parked, entry);
+            withdraw(parked);
             break;
         }
     pthread_mutex_unlock(&handles->lock);
@@ -382,10 +393,8 @@ static struct kq_parked *claim_any(struct kq_handles *handles)
 void kq_handles_unpark_all(struct kq_handles *handles)
 {
     atomic_store(&handles->closing, true);
-    for (struct kq_parked *parked; (parked = claim_any(handles));) {
-        withdraw(parked);
+    for (struct kq_parked *parked; (parked = claim_any(handles));)
         go_on(parked, KQ_WAKE_CLOSING);
-    }
 }
 
 /* --- poll(2) --- */
@@ -398,30 +407,33 @@ static void forget_poll(struct kq_stream *stream)
     if (!parked)
         return;
     if (change(parked, ARMED, CLAIMED)) {
-        take_out(stream->handle->fs->handles, parked);
+        take_out(parked);
         withdraw(parked);
         fuse_pollhandle_destroy(parked->ph);
         let_go(parked);
+    } else {
+        /* kq_handles_unpark_all may still need the partition, which this handle keeps. */
+        pthread_mutex_lock(&parked->fs->handles->lock);
+        pthread_mutex_unlock(&parked->fs->handles->lock);
     }
     let_go(parked);
 }
 
 static int arm_poll(struct kq_stream *stream, struct fuse_pollhandle *ph, int64_t offset)
 {
-    struct kq_handles *handles = stream->handle->fs->handles;
     struct kq_parked *parked = new_parked(stream);
     if (!parked)
         return -ENOMEM;
     parked->ph = ph;
     atomic_fetch_add(&parked->references, 1); /* the stream's */
-    link_in(handles, parked);
+    link_in(parked);
     int r = kq_wait(stream->handle->part->partition, &parked->waiter, offset);
     if (r == 0 && change(parked, ARMING, ARMED)) {
         stream->poll = parked;
         end_if_closing(parked);
         return 0;
     }
-    take_out(handles, parked);
+    take_out(parked);
     if (r != 0) /* else the waiter was called, and has let go or is about to */
         let_go(parked);
     let_go(parked);

@@ -5,7 +5,8 @@
  * at once, on the appender's thread and from the page cache, the others by workers.
  *
  * Who answers: a parked request is armed or claimed, and who claims it (the append, the interrupt,
- * the end) answers it; its memory goes when the claimer and the waiter have both let go.
+ * the end) answers it; its memory goes when the claimer and the waiter have both let go. Once a
+ * request is answered the kernel may close the file: nothing of the stream is touched behind that.
  */
 #pragma once
 
@@ -21,7 +22,8 @@ struct kq_stream;
 struct kq_parked {
     struct kq_waiter waiter;
     struct kq_job job;
-    struct kq_stream *stream;
+    struct kq_fs *fs;
+    struct kq_stream *stream;   /* valid as long as REQ is not answered */
     fuse_req_t req;             /* NULL for a poll */
     size_t size;                /* of the read */
     struct fuse_pollhandle *ph; /* of a poll */
