@@ -7,6 +7,7 @@
 
 #define WHOLE_SEGMENT UINT32_MAX
 #define HEAD_BYTES 48 /* what lies before a record's key at most, and then some */
+#define VARINT_BYTES 10
 #define LENS_SLACK 64 /* copies in blocks read over the end */
 
 void kq_cursor_init(struct kq_cursor *cursor, const struct kq_access *access)
@@ -231,50 +232,57 @@ int kq_cursor_enter(struct kq_cursor *cursor, struct kq_lens *lens)
 
 /* --- Records --- */
 
+/* What stands before a record's key. */
+static int parse_start(const struct kq_cursor *cursor, const uint8_t *bytes, size_t length,
+                       struct kq_record_head *ret)
+{
+    const uint8_t *end = bytes + length;
+    struct kq_varint size = kq_varint_at(bytes, end);
+    if (!size.next || size.value < 1)
+        return -EBADMSG;
+    int64_t from = cursor->record_at, left = cursor->records_end - (from + (size.next - bytes));
+    if (size.value > left)
+        return -EBADMSG;
+    if (size.value < end - size.next)
+        end = size.next + size.value;
+    struct kq_varint timestamp = kq_varint_at(size.next + (end > size.next), end);
+    struct kq_varint delta = timestamp.next ? kq_varint_at(timestamp.next, end) : timestamp;
+    struct kq_varint key = delta.next ? kq_varint_at(delta.next, end) : delta;
+    if (!key.next || delta.value < 0 || delta.value > INT32_MAX)
+        return -EBADMSG;
+    ret->offset = cursor->batch.base_offset + delta.value;
+    ret->key_at = from + (key.next - bytes);
+    ret->end = from + (size.next - bytes) + size.value;
+    if (key.value < -1 || key.value > ret->end - ret->key_at)
+        return -EBADMSG;
+    ret->key_length = (int32_t)key.value;
+    return 0;
+}
+
 int kq_cursor_head(struct kq_cursor *cursor, struct kq_lens *lens, struct kq_record_head *ret)
 {
-    const uint8_t *bytes, *at;
+    const uint8_t *bytes;
     size_t length;
-    int64_t record_length, timestamp, delta, key_length, value_length, from = cursor->record_at;
-    size_t need = (size_t)kq_min64(HEAD_BYTES, cursor->records_end - from);
-    int r = kq_cursor_bytes(cursor, lens, from, need, &bytes, &length);
+    struct kq_record_head head;
+    size_t need = (size_t)kq_min64(HEAD_BYTES, cursor->records_end - cursor->record_at);
+    int r = kq_cursor_bytes(cursor, lens, cursor->record_at, need, &bytes, &length);
+    if (r == 0)
+        r = parse_start(cursor, bytes, length, &head);
     if (r != 0)
         return r;
-    at = bytes;
-    if (kq_varint_quick(&at, bytes + length, &record_length) != 0)
+    int64_t value_size_at = head.key_at + kq_max64(head.key_length, 0);
+    need = (size_t)kq_min64(VARINT_BYTES, head.end - value_size_at);
+    r = kq_cursor_bytes(cursor, lens, value_size_at, need, &bytes, &length);
+    if (r != 0)
+        return r;
+    struct kq_varint value = kq_varint_at(bytes, bytes + need);
+    if (!value.next || value.value < -1)
         return -EBADMSG;
-    int64_t end = from + (at - bytes) + record_length;
-    if (record_length < 1 || end > cursor->records_end)
+    head.value_at = value_size_at + (value.next - bytes);
+    if (value.value > head.end - head.value_at)
         return -EBADMSG;
-    if (bytes + length - at > record_length)
-        length = (size_t)(end - from);
-    at++; /* attributes: none are defined */
-    if (kq_varint_quick(&at, bytes + length, &timestamp) != 0 ||
-        kq_varint_quick(&at, bytes + length, &delta) != 0 ||
-        kq_varint_quick(&at, bytes + length, &key_length) != 0)
-        return -EBADMSG;
-    int64_t key_at = from + (at - bytes), value_size_at = key_at + kq_max64(key_length, 0);
-    if (key_length < -1 || key_length > end - key_at || delta < 0 || delta > INT32_MAX)
-        return -EBADMSG;
-    if (key_length > 0) {
-        need = (size_t)kq_min64(10, end - value_size_at);
-        r = kq_cursor_bytes(cursor, lens, value_size_at, need, &bytes, &length);
-        if (r != 0)
-            return r;
-        at = bytes;
-    }
-    const uint8_t *value_size = at;
-    if (kq_varint_quick(&at, bytes + length, &value_length) != 0)
-        return -EBADMSG;
-    int64_t value_at = value_size_at + (at - value_size);
-    if (value_length < -1 || value_length > end - value_at)
-        return -EBADMSG;
-    *ret = (struct kq_record_head){.offset = cursor->batch.base_offset + delta,
-                                   .key_at = key_at,
-                                   .key_length = (int32_t)key_length,
-                                   .value_at = value_at,
-                                   .value_length = (int32_t)value_length,
-                                   .end = end};
+    head.value_length = (int32_t)value.value;
+    *ret = head;
     return 0;
 }
 
@@ -289,23 +297,21 @@ void kq_cursor_pass(struct kq_cursor *cursor, const struct kq_record_head *head)
 int kq_cursor_peek(struct kq_cursor *cursor, struct kq_lens *lens, struct kq_record *ret,
                    int64_t *ret_size)
 {
-    const uint8_t *bytes, *at;
+    const uint8_t *bytes;
     size_t length, size;
-    int64_t record_length;
     int r = kq_cursor_enter(cursor, lens);
     if (r != 0)
         return r;
-    size_t need = (size_t)kq_min64(10, cursor->records_end - cursor->record_at);
+    int64_t left = cursor->records_end - cursor->record_at;
+    size_t need = (size_t)kq_min64(VARINT_BYTES, left);
     r = kq_cursor_bytes(cursor, lens, cursor->record_at, need, &bytes, &length);
     if (r != 0)
         return r;
-    at = bytes;
-    if (kq_varint_quick(&at, bytes + length, &record_length) != 0)
+    struct kq_varint record = kq_varint_at(bytes, bytes + length);
+    if (!record.next || record.value < 1 || record.value > left - (record.next - bytes))
         return -EBADMSG;
-    record_length += at - bytes;
-    if (record_length < 1 || record_length > cursor->records_end - cursor->record_at)
-        return -EBADMSG;
-    r = kq_cursor_bytes(cursor, lens, cursor->record_at, (size_t)record_length, &bytes, &length);
+    need = (size_t)(record.next - bytes + record.value);
+    r = kq_cursor_bytes(cursor, lens, cursor->record_at, need, &bytes, &length);
     if (r != 0)
         return r;
     const struct kq_batch_header *batch = &cursor->batch;

@@ -35,39 +35,36 @@ static inline uint8_t *put_mark(uint8_t *out, const uint8_t *mark, size_t length
 /* One record of RUN. 0; KQ_PARTIAL: it is not whole in the lens, or its text not in the reply. */
 static inline int run_one(struct run *run, const struct kq_rendering *rendering)
 {
-    const uint8_t *at = run->at, *end;
-    int64_t length, timestamp, delta, key_length, value_length;
-    int r = kq_varint_quick(&at, run->end, &length);
-    if (kq_unlikely(r != 0))
-        return r;
-    if (kq_unlikely(length < 0 || length > run->end - at))
-        return length < 0 ? -EBADMSG : KQ_PARTIAL;
-    end = at + length;
-    at += length > 0; /* attributes: none are defined */
-    if (kq_varint_quick(&at, end, &timestamp) != 0 || kq_varint_quick(&at, end, &delta) != 0 ||
-        kq_varint_quick(&at, end, &key_length) != 0 || key_length < -1 || key_length > end - at)
+    struct kq_varint length = kq_varint_at(run->at, run->end);
+    if (kq_unlikely(!length.next || length.value > run->end - length.next))
+        return KQ_PARTIAL; /* whether it is malformed shows where all its bytes are at hand */
+    if (kq_unlikely(length.value < 1))
         return -EBADMSG;
-    const uint8_t *key = at;
-    at += key_length > 0 ? key_length : 0;
-    if (kq_varint_quick(&at, end, &value_length) != 0 || value_length < -1 ||
-        value_length > end - at)
+    const uint8_t *end = length.next + length.value; /* one byte of attributes: none are defined */
+    struct kq_varint timestamp = kq_varint_at(length.next + 1, end);
+    struct kq_varint delta = timestamp.next ? kq_varint_at(timestamp.next, end) : timestamp;
+    struct kq_varint key = delta.next ? kq_varint_at(delta.next, end) : delta;
+    if (kq_unlikely(!key.next || key.value < -1 || key.value > end - key.next))
         return -EBADMSG;
-    bool with_key = rendering->separator_length && key_length >= 0;
-    int64_t text = (value_length > 0 ? value_length : 0) + rendering->delimiter_length +
-                   (with_key ? key_length + rendering->separator_length : 0);
+    struct kq_varint value = kq_varint_at(key.next + (key.value > 0 ? key.value : 0), end);
+    if (kq_unlikely(!value.next || value.value < -1 || value.value > end - value.next))
+        return -EBADMSG;
+    bool with_key = rendering->separator_length && key.value >= 0;
+    int64_t text = (value.value > 0 ? value.value : 0) + rendering->delimiter_length +
+                   (with_key ? key.value + rendering->separator_length : 0);
     if (kq_unlikely(text > run->out_end - run->out))
         return KQ_PARTIAL;
     uint8_t *out = run->out;
     if (kq_unlikely(with_key)) {
-        out = put(out, key, key_length);
+        out = put(out, key.next, key.value);
         out = put_mark(out, rendering->separator, rendering->separator_length);
     }
-    if (kq_likely(value_length > 0))
-        out = put(out, at, value_length);
+    if (kq_likely(value.value > 0))
+        out = put(out, value.next, value.value);
     run->out = put_mark(out, rendering->delimiter, rendering->delimiter_length);
     run->at = end;
     run->left--;
-    run->last_delta = delta;
+    run->last_delta = delta.value;
     return 0;
 }
 
