@@ -32,7 +32,7 @@ SUSPICIOUS = re.compile(
     r"ERROR|[Aa]ssert|Sanitizer|runtime error|BUG|[Dd]eadlock|overflow|[Uu]nexpected|leak|"
     r"terminate called|[Ss]egmentation|stack smashing|double free|corrupt")
 
-TIMEOUT_S = int(os.environ.get("KQFS_TEST_TIMEOUT", "150"))  # of one test function
+TIMEOUT_S = int(os.environ.get("KQFS_TEST_TIMEOUT", "280"))  # of one test function
 
 
 class Skip(Exception):

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# kqfs-test: alone
+# kqfs-test: alone timeout=600
 """Writers and readers of one file at full speed: no NUL, no gap, no line twice.
 
 KQFS_STRESS_SECONDS sets how long each case lasts (4)."""
