@@ -368,7 +368,7 @@ int kq_store_read_root(int dirfd, struct kq_attributes *ret)
     kq_autobuf struct kq_buf text = {0};
     struct kq_attributes attributes = {0};
     int64_t version;
-    json_t *root;
+    json_t *root = NULL;
     int r = kq_io_slurp(dirfd, KQ_STORE_ROOT, LIMIT_BYTES, &text);
     if (r == 0)
         r = load(text.data, text.length, &root);
