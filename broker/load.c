@@ -93,13 +93,13 @@ static bool was_found(const struct loading *loading, const char *topic, int32_t 
     return false;
 }
 
-/* Makes what is missing. */
-static int complete_directory(struct loading *loading, struct kq_partition *partition)
+/* Makes what is missing; SURE: that is at most the directory. */
+static int complete_directory(struct loading *loading, struct kq_partition *partition, bool sure)
 {
     struct kq_broker *broker = loading->broker;
     const char *topic = partition->topic->name;
     if (was_found(loading, topic, partition->number))
-        return broker->clean ? 0 : kq_partition_write_metadata(partition);
+        return sure ? 0 : kq_partition_write_metadata(partition);
     kq_diag(LOG_WARNING, "the partition directory %s/%s-%d is missing: made anew, without messages",
             broker->data_dir, topic, partition->number);
     return kq_partition_make_directory(partition);
@@ -185,7 +185,7 @@ static int make_topic(struct loading *loading, const char *name, struct kq_topic
     if (r == 0)
         r = add_partitions(topic, record, count);
     for (int32_t i = 0; i < count && r == 0; i++)
-        r = complete_directory(loading, kq_topic_at(topic, i));
+        r = complete_directory(loading, kq_topic_at(topic, i), loading->broker->clean && !adopts);
     if (r == 0 && adopts)
         r = write_record(topic);
     if (r == 0)
