@@ -2,6 +2,13 @@
 
 #include <errno.h>
 
+#define IDENTITY_BYTES 512
+
+size_t kq_log_run_limit(int64_t position, size_t size)
+{
+    return position == 0 && size == IDENTITY_BYTES ? IDENTITY_BYTES - 1 : size;
+}
+
 static void begin(struct kq_log_run *run, int64_t position, int64_t start, bool into_hole)
 {
     int64_t shift = into_hole && position < start ? start - position : 0;

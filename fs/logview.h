@@ -8,6 +8,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Of one handle; zero-initialised before its first read. */
@@ -16,6 +17,12 @@ struct kq_log_run {
     int64_t shift; /* its text position there is so much larger */
     bool started, overtaken;
 };
+
+/* How many of SIZE bytes a read at POSITION may give at most. rsyslog takes the first 512 bytes of
+ * a file for its identity, and retention changes what a read at 0 gives; where it cannot have them
+ * all it goes by st_ino alone, which stays. A short read is nothing to a reader that wants the
+ * text. */
+size_t kq_log_run_limit(int64_t position, size_t size);
 
 /* The text position for a read at POSITION where text is retained from START on. 0; -ESTALE. */
 int kq_log_run_place(struct kq_log_run *run, int64_t position, int64_t start, int64_t *ret_text);

@@ -11,7 +11,7 @@
 
 void kq_reading_init(struct kq_reading *reading)
 {
-    *reading = (struct kq_reading){.end = INT64_MAX};
+    *reading = (struct kq_reading){.end = INT64_MAX, .damage = -1};
     pthread_mutex_init(&reading->lock, NULL);
 }
 
@@ -42,11 +42,12 @@ void kq_report_damage(const struct kq_cursor *cursor)
 /* --- Text --- */
 
 /* A read under way has the cursor for itself; another at the same time gets one of its own. */
-static struct kq_cursor *take_cursor(struct kq_handle *handle)
+static struct kq_cursor *take_cursor(struct kq_handle *handle, int64_t *ret_damage)
 {
     struct kq_reading *reading = &handle->reading;
     pthread_mutex_lock(&reading->lock);
     struct kq_cursor *cursor = reading->cursor;
+    *ret_damage = reading->damage;
     reading->cursor = NULL;
     pthread_mutex_unlock(&reading->lock);
     if (!cursor && (cursor = kq_alloc(sizeof(*cursor))))
@@ -54,12 +55,13 @@ static struct kq_cursor *take_cursor(struct kq_handle *handle)
     return cursor;
 }
 
-static void give_cursor(struct kq_handle *handle, struct kq_cursor *cursor)
+static void give_cursor(struct kq_handle *handle, struct kq_cursor *cursor, int64_t damage)
 {
     struct kq_reading *reading = &handle->reading;
     pthread_mutex_lock(&reading->lock);
     struct kq_cursor *surplus = reading->cursor;
     reading->cursor = cursor;
+    reading->damage = damage;
     pthread_mutex_unlock(&reading->lock);
     free_cursor(surplus);
 }
@@ -100,25 +102,29 @@ static int read_text(struct kq_handle *handle, int64_t text, size_t size, bool m
                      size_t *ret_length)
 {
     size_t length = 0;
+    int64_t damage;
     struct kq_scratch *scratch = kq_scratch();
-    struct kq_cursor *cursor = take_cursor(handle);
+    struct kq_cursor *cursor = take_cursor(handle, &damage);
     if (!scratch || !cursor) {
         free_cursor(cursor);
         return -ENOMEM;
     }
     struct kq_cursor before = *cursor;
-    int r = render_at(cursor, text, size, may_block, scratch, &length);
+    /* A search would find what follows the damage, as if nothing had been there. */
+    int r = text == damage ? -EBADMSG : render_at(cursor, text, size, may_block, scratch, &length);
     if (r == KQ_WOULD_BLOCK)
         go_back(cursor, &before);
     else if (r != 0)
         cursor->text = -1;
-    if (r == -EBADMSG || r == KQ_END) /* there should be text: its index is wrong, or the log */
+    if (r == -EBADMSG || r == KQ_END) { /* there should be text: its index is wrong, or the log */
         kq_report_damage(cursor);
+        damage = text + (int64_t)length;
+    }
     /* What came before the failure is good; the next read meets it. A page of a sealed file must
      * not be cut short. */
     if (r != 0 && r != KQ_WOULD_BLOCK && length > 0 && !handle->row->sealed)
         r = 0;
-    give_cursor(handle, cursor);
+    give_cursor(handle, cursor, damage);
     if (r == KQ_END)
         r = -EIO;
     if (r == 0)
@@ -137,6 +143,7 @@ static int read_positions(struct kq_handle *handle, int64_t position, size_t siz
     if (r != 0)
         return r;
     if (is_log) {
+        size = kq_log_run_limit(position, size);
         pthread_mutex_lock(&reading->lock);
         r = kq_log_run_place(&reading->run, position, bounds.start, &text);
         pthread_mutex_unlock(&reading->lock);
@@ -164,8 +171,9 @@ static int read_value(struct kq_handle *handle, int64_t position, size_t size, b
                       size_t *ret_length)
 {
     struct kq_record_head head;
+    int64_t damage;
     struct kq_scratch *scratch = kq_scratch();
-    struct kq_cursor *cursor = take_cursor(handle);
+    struct kq_cursor *cursor = take_cursor(handle, &damage);
     int r = scratch && cursor ? 0 : -ENOMEM;
     struct kq_lens lens = {
         .buf = scratch ? &scratch->window : NULL, .fd = -1, .piece = 64, .may_block = may_block};
@@ -185,7 +193,7 @@ static int read_value(struct kq_handle *handle, int64_t position, size_t size, b
     if (r == -EBADMSG)
         kq_report_damage(cursor);
     if (r == 0)
-        give_cursor(handle, cursor);
+        give_cursor(handle, cursor, damage);
     else
         free_cursor(cursor);
     if (r == 0)

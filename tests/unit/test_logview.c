@@ -71,6 +71,13 @@ static void a_read_at_zero_that_gave_nothing_may_start_again(void **state)
     assert_int_equal(read_at(&run, 0, 2000), 2000);
 }
 
+static void a_checksum_of_the_first_bytes_cannot_be_had(void **state)
+{
+    assert_int_equal(kq_log_run_limit(0, 512), 511);
+    assert_int_equal(kq_log_run_limit(512, 512), 512);
+    assert_int_equal(kq_log_run_limit(0, 131072), 131072);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -80,6 +87,7 @@ int main(void)
         cmocka_unit_test(a_later_seek_is_exact),
         cmocka_unit_test(a_run_that_is_overtaken_is_stale_and_stays_so),
         cmocka_unit_test(a_read_at_zero_that_gave_nothing_may_start_again),
+        cmocka_unit_test(a_checksum_of_the_first_bytes_cannot_be_had),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
