@@ -14,6 +14,7 @@ struct kq_reading {
     int64_t base;             /* text position of the file's byte 0 */
     int64_t end;              /* text position behind a sealed file's last byte; else INT64_MAX */
     struct kq_cursor *cursor; /* where the last read ended; a read under way takes it */
+    int64_t damage;           /* text position where the log was found damaged last; -1 */
     struct kq_log_run run;    /* p0.log */
     int64_t first_offset;     /* JSON lines: of the file's first message */
     int64_t bytes_at;         /* position in the file of bytes.data[0] */
