@@ -130,7 +130,7 @@ int kq_index_flush(struct kq_index *index, pthread_mutex_t *lock)
     struct kq_file *file;
     int fd;
     int r = use(index, lock, KQ_FILE_CREATE, &file, &fd);
-    if (r < 0)
+    if (r != 0)
         return r;
     pthread_mutex_lock(lock);
     uint32_t count = index->tail_count, stored = index->stored;

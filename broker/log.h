@@ -63,19 +63,22 @@ struct kq_log_checkpoint {
 /* What opening a log found and did, for the report. */
 struct kq_log_recovery {
     int64_t scanned_bytes;
-    int64_t truncated_bytes; /* torn or damaged tail that was cut off (kept aside, see below) */
+    int64_t truncated_bytes; /* torn or damaged tails that were cut off */
     unsigned rebuilt_indexes;
-    unsigned damaged_segments; /* set aside: sealed segments with a damaged middle, see below */
+    unsigned damaged_segments; /* with damage that is not a torn tail */
 };
 
 /* Opens (or creates) the log in directory NAME of shared->dirfd. RENDERINGS is shared: it stays
  * valid until kq_log_set_renderings replaces it and the call returned.
  *
- * From the recovery point on every batch is checked; the log ends before the first that is damaged,
- * and what is cut off that is not a torn tail (valid batches follow) is kept beside the log as
- * `<base>.log.damaged` and reported, never thrown away silently. Missing or damaged index files are
- * rebuilt. The time this takes depends on the bytes behind the recovery point, not on the size of
- * the log. 0; -errno with the reason reported. */
+ * Every batch from the recovery point on is checked. The log ends before the first damaged one of
+ * its last segment; what is cut off there that is not a torn tail (valid batches follow) is kept
+ * beside the log as `<base>.log.damaged`. An earlier segment keeps what is valid behind the damage:
+ * reading the damaged place gives -EBADMSG, offsets behind it can be read. Offsets that were given
+ * before the recovery point are not given again, even where their files are missing. Damaged index
+ * files are rebuilt, now or when somebody meets the damage. All of this is reported. The time this
+ * takes depends on the bytes behind the recovery point, not on the size of the log.
+ * 0; -errno with the reason reported. */
 int kq_log_open(const struct kq_log_shared *shared, const char *name,
                 const struct kq_log_config *config, const struct kq_renderings *renderings,
                 const struct kq_log_checkpoint *checkpoint, struct kq_log_recovery *ret_recovery,
@@ -112,7 +115,8 @@ struct kq_log_appended {
  * it and it survives the broker's death. Rolls the segment first when due; an append that uses a
  * reservation never needs new space.
  * 0; KQ_MUST_SYNC (done; flush_messages asks for kq_log_sync before it is acknowledged);
- * -ENOSPC, -EDQUOT, -EIO, …: nothing of it is in the log; -EROFS: the log failed earlier. */
+ * -ENOSPC, -EDQUOT, -EIO, …: nothing of it is in the log, the reservation is kept; -EROFS: the log
+ * failed earlier; -EINVAL: not a batch. */
 int kq_log_append(struct kq_log *log, const struct kq_log_append *append,
                   struct kq_log_appended *ret);
 
@@ -161,18 +165,20 @@ int kq_log_text_bounds(struct kq_log *log, bool may_block, struct kq_log_text_bo
  * most MAX_BYTES (but the first batch is whole) within one segment; ends at a batch boundary unless
  * MAX_BYTES cut it. With WANT_TEXT, ret->text is the text position of that first batch.
  * 0; KQ_GONE; KQ_END (OFFSET is the log end); KQ_BEYOND; KQ_WOULD_BLOCK unless MAY_BLOCK, where the
- * batches between an index entry and OFFSET, or an index, are not cached; -errno. */
+ * batches between an index entry and OFFSET, or an index, are not cached; -EBADMSG (OFFSET lies in
+ * a damaged place; only headers are looked at here); -errno. */
 int kq_log_read(struct kq_log *log, int64_t offset, uint32_t max_bytes, bool want_text,
                 bool may_block, struct kq_extent *ret);
 
-/* What follows behind BEFORE (an extent not cut by MAX_BYTES), without a search; ret->text is -1.
- * 0; KQ_END (nothing published yet); KQ_GONE (retention took it); -errno. Never reads the disk,
- * except to open the next segment's file. */
+/* What follows behind BEFORE (an extent not cut by MAX_BYTES: its next_offset is known), without a
+ * search; ret->text is -1. 0; KQ_END (nothing published yet); KQ_GONE (retention took it); -EINVAL
+ * (BEFORE was cut); -errno. Reads the disk only to open the next segment, and for the header of the
+ * first batch where MAX_BYTES cuts the extent. */
 int kq_log_read_next(struct kq_log *log, const struct kq_extent *before, uint32_t max_bytes,
                      struct kq_extent *ret);
 
 /* As kq_log_read with WANT_TEXT, by text position: the batch whose text contains TEXT. KQ_END where
- * TEXT is the end of text. */
+ * TEXT is the end of text. Where text was lost to damage, ret->text may lie behind TEXT. */
 int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool may_block,
                      struct kq_extent *ret);
 
@@ -195,7 +201,8 @@ int kq_log_next_range(struct kq_log *log, int64_t from, bool may_block, struct k
 /* --- Keeping house: from the broker's housekeeping thread, or any that may block --- */
 
 /* Moves the log start up to OFFSET (at most the end) and removes segments that lie wholly before.
- * Text positions and the new start are durable before a file goes. 0; KQ_BEYOND; -errno. */
+ * Text positions are durable before a file goes; a start within a segment is the caller's to
+ * record. 0; KQ_BEYOND; -errno (the start may have moved, files may be left). */
 int kq_log_delete_before(struct kq_log *log, int64_t offset);
 
 /* Rolls the active segment if segment_ms says so, removes what retention no longer keeps, syncs if

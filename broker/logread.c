@@ -56,6 +56,24 @@ static int find_offset(struct kq_log *log, int64_t offset, bool may_block,
     return r;
 }
 
+/* Retention may have taken segments since the start was looked at: then a file was missing, or what
+ * was found is not what follows OFFSET. */
+static int conclude(struct kq_log *log, int64_t offset, int r, int64_t text,
+                    struct kq_extent *extent, struct kq_extent *ret)
+{
+    if ((r < 0 || (r == 0 && extent->base_offset > offset)) &&
+        check_offset(log, offset) == KQ_GONE) {
+        if (r == 0)
+            kq_extent_unref(extent);
+        return KQ_GONE;
+    }
+    if (r == 0) {
+        extent->text = text;
+        *ret = *extent;
+    }
+    return r;
+}
+
 int kq_log_read(struct kq_log *log, int64_t offset, uint32_t max_bytes, bool want_text,
                 bool may_block, struct kq_extent *ret)
 {
@@ -74,14 +92,7 @@ int kq_log_read(struct kq_log *log, int64_t offset, uint32_t max_bytes, bool wan
             r = kq_log_make_extent(segment, &found, max_bytes, may_block, &extent);
         kq_segment_unref(segment);
     }
-    /* Retention may have taken the file between the look at the start and its opening. */
-    if (r < 0 && check_offset(log, offset) == KQ_GONE)
-        return KQ_GONE;
-    if (r == 0) {
-        extent.text = text;
-        *ret = extent;
-    }
-    return r;
+    return conclude(log, offset, r, text, &extent, ret);
 }
 
 /* Fills in what FOUND lacks from the batch's header, unless nothing needs it. */
@@ -150,13 +161,12 @@ int kq_log_read_next(struct kq_log *log, const struct kq_extent *before, uint32_
         .base_offset = segment == from ? before->next_offset : -1,
         .next_offset = -1,
     };
+    struct kq_extent extent;
     r = look_at(segment, max_bytes, &found);
     if (r == 0)
-        r = kq_log_make_extent(segment, &found, max_bytes, true, ret);
+        r = kq_log_make_extent(segment, &found, max_bytes, true, &extent);
     kq_segment_unref(segment);
-    if (r < 0 && check_offset(log, before->next_offset) == KQ_GONE)
-        return KQ_GONE;
-    return r;
+    return conclude(log, before->next_offset, r, -1, &extent, ret);
 }
 
 /* --- By time --- */

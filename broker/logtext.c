@@ -232,6 +232,12 @@ static int find_start(struct kq_log *log, int64_t start, bool may_block, int64_t
     return r;
 }
 
+/* Has retention moved the start since it was START? Files that were to be read may be gone then. */
+static bool moved(struct kq_log *log, int64_t start)
+{
+    return atomic_load_explicit(&log->start, memory_order_acquire) != start;
+}
+
 static int text_start(struct kq_log *log, bool may_block, int64_t *ret)
 {
     int64_t start = atomic_load_explicit(&log->start, memory_order_acquire);
@@ -262,10 +268,14 @@ static int text_start(struct kq_log *log, bool may_block, int64_t *ret)
 
 int kq_log_text_bounds(struct kq_log *log, bool may_block, struct kq_log_text_bounds *ret)
 {
-    int64_t start;
-    int r = kq_log_count_text(log, may_block);
-    if (r == 0)
-        r = text_start(log, may_block, &start);
+    int64_t start, log_start;
+    int r;
+    do {
+        log_start = atomic_load_explicit(&log->start, memory_order_acquire);
+        r = kq_log_count_text(log, may_block);
+        if (r == 0)
+            r = text_start(log, may_block, &start);
+    } while (r < 0 && moved(log, log_start));
     if (r != 0)
         return r;
     ret->end = atomic_load_explicit(&log->text_end, memory_order_acquire);
@@ -330,7 +340,7 @@ static int check_text(struct kq_log *log, int64_t text, bool may_block)
                                 : KQ_BEYOND;
 }
 
-int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool may_block,
+static int read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool may_block,
                      struct kq_extent *ret)
 {
     struct kq_segment *segment;
@@ -356,7 +366,26 @@ int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
     if (r == 0)
         ret->text = base + at;
     kq_segment_unref(segment);
-    return r < 0 && check_text(log, text, may_block) == KQ_GONE ? KQ_GONE : r;
+    return r;
+}
+
+int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool may_block,
+                     struct kq_extent *ret)
+{
+    struct kq_extent extent;
+    int r;
+    for (;;) {
+        int64_t start = atomic_load_explicit(&log->start, memory_order_acquire);
+        r = read_text(log, text, max_bytes, may_block, &extent);
+        if (r > 0 || !moved(log, start))
+            break;
+        /* What was found may not be what follows TEXT. */
+        if (r == 0)
+            kq_extent_unref(&extent);
+    }
+    if (r == 0)
+        *ret = extent;
+    return r;
 }
 
 int kq_log_next_range(struct kq_log *log, int64_t from, bool may_block, struct kq_log_range *ret)

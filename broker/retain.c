@@ -38,8 +38,9 @@ static int sync_directory(struct kq_log *log)
     return fd < 0 ? fd : kq_io_sync_dir(fd);
 }
 
-/* Removes the segments before KEEP, the oldest first, so that what a crash leaves has no gap. An
- * index whose log is gone is swept up when the log is opened. */
+/* Removes the segments before KEEP, the oldest first, so that what a crash leaves has no gap. First
+ * from the list: who meets a missing file then sees that the start has moved. A file that cannot be
+ * removed is there again when the log is opened; an index whose log is gone is swept up then. */
 static int remove_before(struct kq_log *log, const struct kq_segment *keep)
 {
     bool removed = false;
@@ -50,13 +51,12 @@ static int remove_before(struct kq_log *log, const struct kq_segment *keep)
         kq_segment_unref(first);
         if (base >= keep->base)
             break;
-        r = unlink_file(log, base, KQ_FILE_LOG);
-        if (r < 0)
-            break;
         drop_first(log);
         removed = true;
-        for (int kind = KQ_FILE_INDEX; kind < KQ_FILE_KINDS; kind++)
-            unlink_file(log, base, (enum kq_file_kind)kind);
+        for (int kind = KQ_FILE_LOG; kind < KQ_FILE_KINDS; kind++) {
+            int unlinked = unlink_file(log, base, (enum kq_file_kind)kind);
+            r = r == 0 ? unlinked : r;
+        }
     }
     int synced = removed ? sync_directory(log) : 0;
     return r < 0 ? r : synced;
