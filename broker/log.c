@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "broker/base/clock.h"
@@ -228,6 +229,18 @@ static struct kq_log *new_log(const struct kq_log_shared *shared, const char *na
     return log;
 }
 
+/* When the log was appended to last, by the newest file; 0 where it cannot be said. */
+static int64_t modified_before(struct kq_log *log)
+{
+    char path[512];
+    struct stat st;
+    int n =
+        snprintf(path, sizeof(path), "%s/%020" PRId64 ".log", log->name, kq_log_active(log)->base);
+    if (n >= (int)sizeof(path) || fstatat(log->shared->dirfd, path, &st, 0) < 0)
+        return 0;
+    return (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
+}
+
 int kq_log_open(const struct kq_log_shared *shared, const char *name,
                 const struct kq_log_config *config, const struct kq_renderings *renderings,
                 const struct kq_log_checkpoint *checkpoint, struct kq_log_recovery *ret_recovery,
@@ -244,6 +257,7 @@ int kq_log_open(const struct kq_log_shared *shared, const char *name,
             free_log(log);
         return r;
     }
+    log->modified_ms = modified_before(log);
     *ret_recovery = recovery;
     *ret = log;
     return 0;
@@ -396,6 +410,7 @@ static void publish(struct kq_log *log, struct kq_segment *segment,
                                 });
     atomic_store_explicit(&log->bytes, log->bytes + header->size, memory_order_relaxed);
     atomic_store_explicit(&log->appended, log->appended + header->size, memory_order_relaxed);
+    atomic_store_explicit(&log->modified_ms, kq_clock_wall_ms(), memory_order_relaxed);
     atomic_store_explicit(&log->end, kq_batch_next_offset(header), memory_order_release);
     if (text >= 0)
         atomic_store_explicit(&log->text_end, log->text_end + append->text_length,
@@ -456,4 +471,5 @@ void kq_log_bounds(struct kq_log *log, struct kq_log_bounds *ret)
     ret->end = atomic_load_explicit(&log->end, memory_order_acquire);
     ret->last_stable = ret->end;
     ret->bytes = atomic_load_explicit(&log->bytes, memory_order_relaxed);
+    ret->modified_ms = atomic_load_explicit(&log->modified_ms, memory_order_relaxed);
 }

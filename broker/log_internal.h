@@ -35,6 +35,7 @@ struct kq_log {
     _Atomic int64_t bytes;            /* of all segments */
     _Atomic int64_t appended, synced; /* bytes since the log was opened */
     _Atomic int64_t max_batch_bytes;
+    _Atomic int64_t modified_ms; /* wall clock of the last append */
     atomic_bool failed;
 
     pthread_rwlock_t renderings_lock;
