@@ -30,8 +30,6 @@ struct kq_fspart {
     atomic_uint flushed_pending;
     /* RELEASEs taken from the kernel and not yet finished. */
     atomic_uint releasing;
-    /* The kernel may hold attributes of p0 until this time (kq_clock_mono_ns), see attr.h. */
-    atomic_llong lease_until_ns;
     atomic_bool log_view;             /* somebody looked up p<N>.log */
     atomic_bool modified_pending;     /* notify.c: IN_MODIFY is queued */
     struct kq_fspart *next_modified;  /* notify.c */
