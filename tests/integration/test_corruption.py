@@ -139,6 +139,8 @@ def test_every_file_that_is_no_log_can_be_damaged_without_loss():
         wrong = []
         for file in chosen:
             for name, damage in DAMAGES.items():
+                if not clean and name not in ("missing", "half", "flipped in the middle", "garbage behind"):
+                    continue
                 victim.restore()
                 damage(victim.path(file))
                 topic = victim.broker.path("t")
@@ -185,7 +187,9 @@ def log_damage(clean):
             what = f"{logs[index]}, {name}"
             last = index == len(logs) - 1
             try:
-                start_reporting(victim, what, must_say=last and not clean and name != "zeros behind")
+                # What is cut between two batches looks like a log that ends there.
+                start_reporting(victim, what, must_say=last and not clean and
+                                name.startswith(("flipped", "one byte", "garbage")))
                 intact = nothing_false(topic)
                 check(intact >= bases[index], "only", intact, "messages from the front, wanted", bases[index])
                 for i in range(len(logs)):

@@ -9,7 +9,7 @@ import stat
 import mounted
 from mounted import *
 
-USER = (2001, 3001, [])
+USER = (65534, 65534, [])  # nobody: fusermount3 wants a user that has a name
 OTHER = (2003, 3003, [])
 
 _fuse_mode = None
