@@ -189,6 +189,27 @@ static void records_that_do_not_agree_are_refused(void **state)
     }
 }
 
+static void bytes_behind_the_last_record_are_refused(void **state)
+{
+    uint8_t bytes[sizeof(known)];
+    memcpy(bytes, known, sizeof(known));
+    kq_store_be32(bytes + 23, 1);
+    kq_store_be32(bytes + 57, 2);
+    assert_int_equal(check_with_crc(bytes, sizeof(bytes)), -EBADMSG);
+    kq_store_be32(bytes + 8, 83 - 12); /* where the second record ends */
+    assert_int_equal(check_with_crc(bytes, 83), 0);
+}
+
+static void a_count_of_headers_meets_its_bytes_first(void **state)
+{
+    struct kq_record record;
+    size_t size;
+    /* 2^32 headers: 0 in 32 bits */
+    const uint8_t bytes[] = {2 * 12, 0, 0, 0, 1, 1, 0x80, 0x80, 0x80, 0x80, 0x20, 0x00, 0x01};
+    assert_int_equal(kq_record_parse(bytes, bytes + sizeof(bytes), 0, 0, -1, &record, &size),
+                     -EBADMSG);
+}
+
 static void only_compaction_may_leave_gaps(void **state)
 {
     kq_autobuf struct kq_buf scratch = {0};
@@ -382,6 +403,8 @@ int main(void)
         cmocka_unit_test(every_flipped_bit_is_noticed),
         cmocka_unit_test(headers_out_of_bounds_are_refused),
         cmocka_unit_test(records_that_do_not_agree_are_refused),
+        cmocka_unit_test(bytes_behind_the_last_record_are_refused),
+        cmocka_unit_test(a_count_of_headers_meets_its_bytes_first),
         cmocka_unit_test(only_compaction_may_leave_gaps),
         cmocka_unit_test(log_append_time_is_the_time_of_all_records),
         cmocka_unit_test(a_window_that_ends_early_is_partial),

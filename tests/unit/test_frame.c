@@ -213,6 +213,38 @@ static void a_message_counts_as_a_batch_of_its_own(void **state)
     }
 }
 
+/* A line with a key of KEY bytes grows byte by byte to the limit. */
+static void grow_to_the_limit(size_t key, size_t length)
+{
+    static char line[20000];
+    struct file file;
+    memset(line, 'v', sizeof(line));
+    line[key] = ':';
+    file_open(&file, KQ_FRAMING_LINE, "\n", ":");
+    file.request.max_message_bytes = 61 + 14 + (int64_t)length;
+    assert_int_equal(file_write(&file, line, length), 0);
+    size_t most = length;
+    while (file_puts(&file, "v") == 0)
+        most++;
+    assert_int_equal(file_puts(&file, "\n"), 0);
+    assert_int_equal(file.batches, 0);
+    assert_int_equal(file_write(&file, line, most), 0);
+    assert_int_equal(file_close(&file), 0);
+    assert_in_range(file.output.batches[0].bytes.length, 61 + 12 + length, 61 + 14 + length);
+    file_free(&file);
+}
+
+/* The close cannot say that a message is too large: what waits must fit, or is refused before. */
+static void what_was_accepted_fits_when_it_is_closed(void **state)
+{
+    for (size_t key = 0; key < 140; key++)
+        grow_to_the_limit(key, 150);
+    for (size_t key = 8100; key < 8300; key += 7) {
+        grow_to_the_limit(key, 8500);
+        grow_to_the_limit(key, 18000);
+    }
+}
+
 static void nothing_fits_where_the_limit_is_below_a_header(void **state)
 {
     struct file file;
@@ -274,6 +306,13 @@ static void what_is_dropped_ends_at_a_delimiter_that_two_writes_share(void **sta
     assert_int_equal(file_puts(&file, ">"), 0);
     assert_int_equal(file_puts(&file, "!whole<>!"), 0);
     assert_string_equal(file_messages(&file), "whole;");
+    /* A delimiter that ended the refused request is used up. */
+    assert_int_equal(file_puts(&file, "a<>"), 0);
+    file.request.max_message_bytes = 0;
+    assert_int_equal(file_puts(&file, "!"), -EMSGSIZE);
+    file.request.max_message_bytes = 1 << 20;
+    assert_int_equal(file_puts(&file, "!b<>!c<>!"), 0);
+    assert_string_equal(file_messages(&file), "whole;c;");
     file_free(&file);
 }
 
@@ -471,6 +510,7 @@ int main(void)
         cmocka_unit_test(every_write_is_a_message_unless_it_may_be_cut),
         cmocka_unit_test(a_file_is_a_message_when_it_is_closed),
         cmocka_unit_test(a_message_counts_as_a_batch_of_its_own),
+        cmocka_unit_test(what_was_accepted_fits_when_it_is_closed),
         cmocka_unit_test(nothing_fits_where_the_limit_is_below_a_header),
         cmocka_unit_test(after_an_error_no_cut_line_is_completed),
         cmocka_unit_test(what_is_dropped_ends_at_a_delimiter_that_two_writes_share),

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <string.h>
 
 #include "broker/base/fault.h"
@@ -229,13 +230,31 @@ static void malformed_lines_are_refused(void **state)
             fail_msg("%s was accepted", bad[i]);
 }
 
-static void deep_brackets_are_refused_before_they_are_followed(void **state)
+static void *parse_deep_line(void *result)
 {
-    static char line[2000];
     kq_autobuf struct kq_buf scratch = {0};
     struct kq_record record;
-    memset(line, '[', sizeof(line) - 1);
-    assert_int_equal(parse(line, &scratch, &record), -EINVAL);
+    static char line[4001];
+    memset(line, '[', 2000);
+    memset(line + 2000, ']', 2000);
+    *(int *)result = parse(line, &scratch, &record);
+    return NULL;
+}
+
+/* The library follows them, on as much stack as it takes. */
+static void deep_brackets_are_refused_on_a_small_stack(void **state)
+{
+    kq_autobuf struct kq_buf scratch = {0};
+    struct kq_record record;
+    pthread_attr_t small;
+    pthread_t thread;
+    int r = 0;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 128 * 1024);
+    assert_int_equal(pthread_create(&thread, &small, parse_deep_line, &r), 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&small);
+    assert_int_equal(r, -EINVAL);
     assert_int_equal(parse("{\"value\":\"[[[[[[{{{{\\\"[[[[\"}", &scratch, &record), 0);
     assert_int_equal(record.value_length, 15);
 }
@@ -339,7 +358,7 @@ int main(void)
         cmocka_unit_test(base64_is_what_rfc_4648_says),
         cmocka_unit_test(a_line_needs_its_value_only),
         cmocka_unit_test(malformed_lines_are_refused),
-        cmocka_unit_test(deep_brackets_are_refused_before_they_are_followed),
+        cmocka_unit_test(deep_brackets_are_refused_on_a_small_stack),
         cmocka_unit_test(any_message_survives_the_way_there_and_back),
         cmocka_unit_test(no_memory_is_no_malformed_line),
     };
