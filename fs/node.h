@@ -20,8 +20,6 @@
 #include "broker/broker.h"
 #include "fs/views.h"
 
-#define KQ_FUSE_LOOKUP_NONE 0
-
 /* What fs keeps of a partition that somebody looks at; one for all its slots and handles. */
 struct kq_fspart {
     struct kq_partition *partition; /* referenced */
