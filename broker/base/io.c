@@ -195,7 +195,7 @@ static void give_place_back(int dirfd, const char *temporary, const char *name, 
 int kq_io_replace(int dirfd, const char *name, const void *bytes, size_t length, mode_t mode)
 {
     static atomic_uint serial;
-    enum replaced how;
+    enum replaced how = LOST;
     char temporary[48];
     snprintf(temporary, sizeof(temporary), "kqfs-tmp.%ld.%u", (long)getpid(),
              atomic_fetch_add(&serial, 1));
