@@ -26,7 +26,7 @@ void kq_reading_release(struct kq_reading *reading);
 
 /* Up to SIZE bytes at POSITION of HANDLE's file: all of them unless the file ends before. The bytes
  * are the thread's own scratch, so that HANDLE may be gone once they are on their way.
- * 0; KQ_WOULD_BLOCK unless MAY_BLOCK; -ESTALE (retention took them), -EIO (damaged), -ESPIPE (a
+ * 0; KQ_WOULD_BLOCK unless MAY_BLOCK; -ESTALE (retention took them), -EBADMSG (damaged), -ESPIPE (a
  * JSON view is read in order), -errno. */
 int kq_read_file(struct kq_handle *handle, int64_t position, size_t size, bool may_block,
                  const uint8_t **ret, size_t *ret_length);

@@ -7,6 +7,7 @@
 #include "broker/base/endian.h"
 #include "broker/batch.h"
 #include "broker/codec.h"
+#include "fs/internal.h"
 
 struct fake_log fake_log;
 
@@ -162,6 +163,13 @@ void fake_damage(int into, uint8_t byte)
     assert(n == 1);
 }
 
+void fake_retain(int64_t offset)
+{
+    fake_log.start_offset = offset;
+    for (int i = fake_log.message_count - 1; i >= 0 && fake_log.messages[i].offset >= offset; i--)
+        fake_log.start_text = fake_log.messages[i].text_at;
+}
+
 struct kq_access fake_access(void)
 {
     return (struct kq_access){.partition = (void *)&fake_log, .rights = KQ_RIGHT_READ};
@@ -266,4 +274,101 @@ struct kq_topic *kq_partition_topic(const struct kq_partition *partition)
 void kq_topic_config(struct kq_topic *topic, struct kq_topic_config *ret)
 {
     *ret = (struct kq_topic_config){.log = {.max_batch_bytes = 1 << 24}};
+}
+
+const char *kq_topic_name(const struct kq_topic *topic)
+{
+    return "fake";
+}
+
+int32_t kq_partition_number(const struct kq_partition *partition)
+{
+    return 0;
+}
+
+bool kq_topic_deleted(const struct kq_topic *topic)
+{
+    return fake_log.deleted;
+}
+
+void kq_bounds(struct kq_partition *partition, struct kq_log_bounds *ret)
+{
+    *ret = (struct kq_log_bounds){.start = fake_log.start_offset,
+                                  .end = fake_log.next_offset,
+                                  .last_stable = fake_log.next_offset};
+}
+
+int kq_text_bounds(struct kq_partition *partition, bool may_block, struct kq_log_text_bounds *ret)
+{
+    *ret = (struct kq_log_text_bounds){.start = fake_log.start_text,
+                                       .end = (int64_t)fake_log.text.length};
+    return 0;
+}
+
+/* --- Waiting --- */
+
+int kq_wait(struct kq_partition *partition, struct kq_waiter *waiter, int64_t offset)
+{
+    if (fake_log.deleted)
+        return -ESTALE;
+    if (fake_log.next_offset > offset)
+        return KQ_READY;
+    waiter->offset = offset;
+    waiter->next = fake_log.waiters;
+    fake_log.waiters = waiter;
+    return 0;
+}
+
+int kq_unwait(struct kq_waiter *waiter)
+{
+    struct kq_waiter **at = &fake_log.waiters;
+    while (*at && *at != waiter)
+        at = &(*at)->next;
+    if (!*at)
+        return KQ_GONE;
+    *at = waiter->next;
+    return 0;
+}
+
+void fake_wake(enum kq_wake why)
+{
+    struct kq_waiter *due = NULL, *next;
+    for (struct kq_waiter **at = &fake_log.waiters; *at;) {
+        next = *at;
+        if (why == KQ_WAKE_DATA && next->offset >= fake_log.next_offset) {
+            at = &next->next;
+            continue;
+        }
+        *at = next->next;
+        next->next = due;
+        due = next;
+    }
+    for (; due; due = next) {
+        next = due->next;
+        due->wake(due, why);
+    }
+}
+
+/* --- What else the readers' files ask for --- */
+
+bool kq_topic_name_valid(const char *name)
+{
+    return true;
+}
+
+int kq_partition_access(struct kq_partition *partition, const struct kq_caller *caller,
+                        unsigned rights, struct kq_access *ret)
+{
+    *ret = (struct kq_access){.partition = partition, .rights = rights};
+    return 0;
+}
+
+int kq_next_range(struct kq_partition *partition, int64_t from, bool may_block,
+                  struct kq_log_range *ret)
+{
+    return KQ_END;
+}
+
+void kq_fspart_settle(struct kq_fs *fs, struct kq_fspart *part)
+{
 }

@@ -35,8 +35,11 @@ struct fake_log {
     int rendering_count;
     int64_t start_offset, next_offset;
     struct kq_buf text; /* all of it, from position 0 */
+    int64_t start_text; /* text position of START_OFFSET */
     bool cold;          /* reads that may not block say so */
-    int held;           /* extents not released */
+    bool deleted;       /* the topic */
+    struct kq_waiter *waiters;
+    int held; /* extents not released */
 };
 
 extern struct fake_log fake_log;
@@ -63,5 +66,11 @@ void fake_gap(int count);
 
 /* Damages the byte at INTO of the last batch. */
 void fake_damage(int into, uint8_t byte);
+
+/* Retention: the messages before OFFSET are gone. */
+void fake_retain(int64_t offset);
+
+/* Calls the waiters that an append would call. */
+void fake_wake(enum kq_wake why);
 
 struct kq_access fake_access(void);
