@@ -197,6 +197,47 @@ int kq_segment_verify_time(struct kq_segment *segment, pthread_mutex_t *lock, co
     return r;
 }
 
+static int walk_to_time(struct kq_walk *walk, int64_t timestamp_ms, int64_t from,
+                        struct kq_batch_header *ret)
+{
+    int64_t begin = walk->position;
+    int r;
+    for (; (r = kq_walk_header(walk, ret)) == 0; kq_walk_step(walk, ret)) {
+        if (ret->max_timestamp >= timestamp_ms && kq_batch_next_offset(ret) > from)
+            return 0;
+        if (!walk->may_block && walk->position - begin > FAR_BYTES)
+            return KQ_WOULD_BLOCK;
+    }
+    return r;
+}
+
+/* Is no batch behind ENTRY younger? Of a time index that was cut off the last entry is not the last
+ * there was. Where messages come in order of time there is nothing to read. */
+static int verify_last_time(struct kq_segment *segment, pthread_mutex_t *lock, const uint8_t *entry,
+                            bool may_block)
+{
+    struct kq_batch_header header;
+    struct kq_published state;
+    struct kq_found found;
+    struct kq_walk walk;
+    int64_t behind = segment->base + kq_index_time_offset_key(entry) + 1;
+    int fd;
+    kq_segment_published(segment, &state);
+    if (behind >= state.next_offset)
+        return 0;
+    int r = kq_segment_find(segment, lock, behind, may_block, &found);
+    if (r == 0)
+        r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &fd);
+    if (r != 0)
+        return r == KQ_END ? 0 : r;
+    kq_walk_begin(&walk, fd, segment->base, found.position, state.size,
+                  may_block ? KQ_WALK_FAR : KQ_WALK_NEAR, may_block);
+    r = walk_to_time(&walk, kq_index_time_key(entry) + 1, behind, &header);
+    kq_walk_end(&walk);
+    kq_file_done(segment->file);
+    return r == 0 ? -EBADMSG : r == KQ_WOULD_BLOCK ? r : 0;
+}
+
 /* The largest timestamp as the last entry says. KQ_END: there is none. */
 static int last_time(struct kq_segment *segment, pthread_mutex_t *lock, bool may_block,
                      int64_t *ret)
@@ -211,6 +252,8 @@ static int last_time(struct kq_segment *segment, pthread_mutex_t *lock, bool may
     r = kq_index_get(&segment->times, lock, count - 1, may_block, entry);
     if (r == 0)
         r = kq_segment_verify_time(segment, lock, entry, may_block);
+    if (r == 0)
+        r = verify_last_time(segment, lock, entry, may_block);
     if (r == 0)
         *ret = kq_index_time_key(entry);
     return r;
@@ -249,20 +292,6 @@ static int time_start(struct kq_segment *segment, pthread_mutex_t *lock, int64_t
     if (r == 0)
         *ret = segment->base + kq_index_time_offset_key(entry);
     return r == KQ_WOULD_BLOCK ? r : 0;
-}
-
-static int walk_to_time(struct kq_walk *walk, int64_t timestamp_ms, int64_t from,
-                        struct kq_batch_header *ret)
-{
-    int64_t begin = walk->position;
-    int r;
-    for (; (r = kq_walk_header(walk, ret)) == 0; kq_walk_step(walk, ret)) {
-        if (ret->max_timestamp >= timestamp_ms && kq_batch_next_offset(ret) > from)
-            return 0;
-        if (!walk->may_block && walk->position - begin > FAR_BYTES)
-            return KQ_WOULD_BLOCK;
-    }
-    return r;
 }
 
 int kq_segment_find_time(struct kq_segment *segment, pthread_mutex_t *lock, int64_t timestamp_ms,

@@ -250,8 +250,10 @@ static int scan_file(struct recovery *recovery, struct kq_segment *segment, int 
     recovery->report->scanned_bytes += walk.position - position;
     bool damaged = r == -EBADMSG || r == KQ_PARTIAL;
     if (damaged || r == KQ_END) {
-        if (!last)
+        if (!last) {
             state.next_offset = next;
+            state.last_base = -1; /* there may be more behind the damage */
+        }
         kq_segment_publish(segment, &state);
         r = !damaged ? 0
             : last   ? cut_tail(recovery, segment, &walk, size)
