@@ -23,6 +23,8 @@ int kq_dir_new(const struct kq_node *node, struct kq_dir **ret)
 {
     if (kq_view_row(node->view)->kind != KQ_KIND_DIRECTORY)
         return -ENOTDIR;
+    if (node->topic && kq_topic_deleted(node->topic))
+        return -ESTALE; /* the kernel then looks for another topic of this name */
     struct kq_dir *dir = NULL;
     if (lists_topics(node->view)) {
         dir = kq_zalloc(sizeof(*dir));

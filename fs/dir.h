@@ -12,7 +12,8 @@
 
 struct kq_dir; /* an open directory that takes names down; NULL for others */
 
-/* For NODE, which must be a directory: RET is NULL where it needs none. 0; -ENOTDIR; -ENOMEM. */
+/* For NODE, which must be a directory: RET is NULL where it needs none. 0; -ENOTDIR;
+ * -ESTALE (of a topic that was deleted); -ENOMEM. */
 int kq_dir_new(const struct kq_node *node, struct kq_dir **ret);
 void kq_dir_free(struct kq_dir *dir); /* NULL is fine */
 

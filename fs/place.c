@@ -93,8 +93,10 @@ static int find_owner(struct kq_fs *fs, const struct kq_node *parent, const stru
         if (r < 0)
             return r;
     } else if (parent->topic) {
+        /* The kernel may have kept the way here: ESTALE makes it look up each name again, since
+         * there may be another topic of this name. */
         if (kq_topic_deleted(parent->topic))
-            return -ENOENT;
+            return -ESTALE;
         place->topic = kq_topic_ref(parent->topic);
     }
     if (name->partition >= 0)
