@@ -6,7 +6,7 @@
 #define FUSE_USE_VERSION 314
 
 #include <fuse3/fuse_lowlevel.h>
-#include <stdatomic.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -22,13 +22,23 @@
 #include "broker/paths.h"
 #include "fs/fs.h"
 
-static _Atomic(struct kq_fs *) mounted;
+/* Held while the signals' thread stops the mount, so that it is not freed under its hands. */
+static pthread_mutex_t mounted_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct kq_fs *mounted;
+
+static void set_mounted(struct kq_fs *fs)
+{
+    pthread_mutex_lock(&mounted_lock);
+    mounted = fs;
+    pthread_mutex_unlock(&mounted_lock);
+}
 
 static void stop_serving(void)
 {
-    struct kq_fs *fs = mounted;
-    if (fs)
-        kq_fs_stop(fs);
+    pthread_mutex_lock(&mounted_lock);
+    if (mounted)
+        kq_fs_stop(mounted);
+    pthread_mutex_unlock(&mounted_lock);
 }
 
 static void raise_file_limit(void)
@@ -104,7 +114,7 @@ static int serve(struct kq_broker *broker, struct kq_config *config)
     kq_autofree char *mount_options = kq_paths_mount_options(config);
     if (!mount_options || mount_fs(broker, config, mount_options, &fs) < 0)
         return KQ_EXIT_MOUNT;
-    mounted = fs;
+    set_mounted(fs);
     /* A signal from before `mounted` was set has found nothing to stop. */
     int code = KQ_EXIT_INTERRUPTED;
     if (!kq_signals_stopping()) {
@@ -117,7 +127,7 @@ static int serve(struct kq_broker *broker, struct kq_config *config)
         code = r < 0 ? KQ_EXIT_CONNECTION : KQ_EXIT_OK;
         kq_daemon_notify("STOPPING=1");
     }
-    mounted = NULL;
+    set_mounted(NULL);
     kq_fs_free(fs);
     return code;
 }
