@@ -101,7 +101,7 @@ struct kq_log_append {
     size_t length;
     int64_t text_length; /* of its text under the rendering for new messages, -1: not known */
     const struct kq_rendering *rendering; /* that text_length was counted under; NULL: the present
-                                             one. kq_append forgets the length if it changed */
+                                             one. The length is forgotten if that changed */
     int64_t
         unreserve; /* bytes of an earlier kq_log_reserve that this append uses up or gives back */
 };

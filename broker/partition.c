@@ -209,27 +209,6 @@ static void count(struct kq_partition *partition, size_t length,
     atomic_fetch_add_explicit(&partition->appended_bytes, (int64_t)length, memory_order_relaxed);
 }
 
-/* A length that was counted under a rendering which no longer holds would move all text behind it.
- * Renderings change only while the guard is closed. */
-static bool same_lengths(const struct kq_partition *partition, const struct kq_rendering *rendering)
-{
-    struct kq_rendering now;
-    kq_snapshot_load(&partition->newest.sequence, partition->newest.words, &now, sizeof(now));
-    return now.delimiter_length == rendering->delimiter_length &&
-           now.separator_length == rendering->separator_length;
-}
-
-static int append_to_log(struct kq_partition *partition, const struct kq_log_append *append,
-                         struct kq_log_appended *ret)
-{
-    if (append->rendering && kq_unlikely(!same_lengths(partition, append->rendering))) {
-        struct kq_log_append forgotten = *append;
-        forgotten.text_length = -1;
-        return kq_log_append(partition->log, &forgotten, ret);
-    }
-    return kq_log_append(partition->log, append, ret);
-}
-
 int kq_append(const struct kq_access *access, const struct kq_log_append *append,
               struct kq_log_appended *ret)
 {
@@ -241,7 +220,7 @@ int kq_append(const struct kq_access *access, const struct kq_log_append *append
     int r = enter_as(access, KQ_RIGHT_WRITE);
     if (r < 0)
         return r;
-    r = append_to_log(partition, append, &appended);
+    r = kq_log_append(partition->log, append, &appended);
     bool waited_for = r >= 0 && kq_unlikely(kq_waiters_any(&partition->waiters));
     if (waited_for)
         kq_log_bounds(partition->log, &bounds);

@@ -25,7 +25,8 @@ static void one_that_is_closed_lets_nobody_in_until_it_opens(void **state)
 #define ROUNDS 2000
 
 static struct kq_guard guard;
-static int guarded; /* changes only while the guard is closed: no lock but the guard */
+/* Odd only while the guard is closed. Relaxed: the guard alone keeps the two apart. */
+static atomic_int guarded;
 static atomic_bool stop;
 
 static void *use(void *argument)
@@ -34,7 +35,7 @@ static void *use(void *argument)
     while (!atomic_load(&stop)) {
         if (!kq_guard_enter(&guard))
             continue;
-        sum += guarded & 1;
+        sum += atomic_load_explicit(&guarded, memory_order_relaxed) & 1;
         kq_guard_leave(&guard);
     }
     return (void *)sum;
@@ -49,8 +50,8 @@ static void closing_waits_for_all_who_are_in(void **state)
         assert_int_equal(pthread_create(&threads[i], NULL, use, NULL), 0);
     for (int i = 0; i < ROUNDS; i++) {
         kq_guard_close(&guard);
-        guarded++;
-        guarded++;
+        atomic_fetch_add_explicit(&guarded, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&guarded, 1, memory_order_relaxed);
         kq_guard_open(&guard);
     }
     atomic_store(&stop, true);
