@@ -5,6 +5,7 @@
 #include <cmocka.h>
 #include <stdio.h>
 
+#include "broker/base/fault.h"
 #include "chance.h"
 #include "fakelog.h"
 #include "fs/handle.h"
@@ -111,6 +112,19 @@ static void what_the_cache_lacks_is_read_by_who_may_block_from_the_same_place(vo
     assert_int_equal(kq_read_file(&handle, 700, 50, false, &bytes, &length), KQ_WOULD_BLOCK);
     fake_log.cold = false;
     expect_bytes(150, 50, 150, 50);
+}
+
+static void bytes_that_the_cache_lost_midway_are_neither_left_out_nor_given_twice(void **state)
+{
+    const uint8_t *bytes;
+    size_t length;
+    expect_bytes(0, 100, 0, 100);
+    for (int64_t at = 100, nth = 1; nth <= 3; nth++, at += 5000) {
+        kq_fault_arm(KQ_FAULT_READ, nth, EAGAIN, false);
+        int r = kq_read_file(&handle, at, 5000, false, &bytes, &length);
+        assert_int_equal(r, kq_fault_disarm() ? KQ_WOULD_BLOCK : 0);
+        expect_bytes(at, 5000, at, 5000);
+    }
 }
 
 static void text_that_retention_took_is_stale_and_the_rest_stays(void **state)
@@ -221,6 +235,7 @@ int main(void)
         TEST(positions_count_from_the_text_where_the_file_begins),
         TEST(a_sealed_file_ends_where_it_was_sealed),
         TEST(what_the_cache_lacks_is_read_by_who_may_block_from_the_same_place),
+        TEST(bytes_that_the_cache_lost_midway_are_neither_left_out_nor_given_twice),
         TEST(text_that_retention_took_is_stale_and_the_rest_stays),
         TEST(the_endless_file_starts_a_run_at_the_first_retained_message),
         TEST(damage_is_an_error_at_its_place_and_for_good),

@@ -95,7 +95,7 @@ static void expect_text(int64_t at, size_t room, size_t piece, int expected)
 static void text_read_in_order_in_any_sizes_is_the_messages_text(void **state)
 {
     static const size_t rooms[] = {1, 7, 100, 4096, 131072};
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < 10; round++) {
         struct kq_lens view = lens(512);
         build_log();
         assert_int_equal(kq_cursor_seek_text(&cursor, &view, 0), 0);
