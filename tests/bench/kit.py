@@ -116,15 +116,32 @@ class Daemon:
         raise CannotMeasure("no Rss in smaps_rollup")
 
     def cpu(self):
-        """(ticks of user and system time, nanoseconds on a CPU, context switches) of all threads."""
-        ticks = nanoseconds = switches = 0
+        """What it has used so far; subtract what it had used before."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        threads = {}
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-            nanoseconds += int((task / "schedstat").read_text().split()[0])
-            switches += sum(int(line.split()[1]) for line in (task / "status").read_text().splitlines()
-                            if "ctxt_switches" in line)
-        return ticks, nanoseconds, switches
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                nanoseconds = int((task / "schedstat").read_text().split()[0])
+                switches = sum(int(line.split()[1])
+                               for line in (task / "status").read_text().splitlines()
+                               if "ctxt_switches" in line)
+                threads[task.name] = (nanoseconds, switches)
+        return Cpu(int(fields[11]) + int(fields[12]), threads)
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """Ticks of user and system time; (nanoseconds on a CPU, context switches) of each thread."""
+
+    ticks: int
+    threads: dict
+
+    def __sub__(self, before):
+        """(ticks, nanoseconds, switches); the latter two of threads that are still there."""
+        nothing = (0, 0)
+        pairs = [(now, before.threads.get(thread, nothing)) for thread, now in self.threads.items()]
+        return (self.ticks - before.ticks, sum(now[0] - then[0] for now, then in pairs),
+                sum(now[1] - then[1] for now, then in pairs))
 
 
 @dataclass

@@ -149,10 +149,10 @@ def idle_cpu(bench, stack):
     bench.client("write", topic / "p0", LINE, LINE, 1000, "none")
     park(bench, stack, topic / "by-offset/p0/latest.stream", bench.size(100, 10))
     period = bench.size(10, 1)
-    time.sleep(bench.size(3, 1))
+    time.sleep(bench.size(15, 1))  # threads that are no longer needed may end first
     before = broker.cpu()
     time.sleep(period)
-    ticks, nanoseconds, switches = (b - a for a, b in zip(before, broker.cpu()))
+    ticks, nanoseconds, switches = broker.cpu() - before
     yield Result(f"CPU of an idle mount, {bench.size(100, 10)} readers parked, over {period} s", "—",
                  FREE, f"{ticks} ticks, {nanoseconds / 1e6:.2f} ms, {switches} context switches",
                  target="0", met=ticks == 0, kqfs_values=(ticks, nanoseconds, switches))
