@@ -22,20 +22,23 @@ static void one_that_is_closed_lets_nobody_in_until_it_opens(void **state)
 }
 
 #define THREADS 3
-#define ROUNDS 2000
+#define ROUNDS 20000
 
 static struct kq_guard guard;
 /* Odd only while the guard is closed. Relaxed: the guard alone keeps the two apart. */
 static atomic_int guarded;
 static atomic_bool stop;
+static atomic_int started;
 
 static void *use(void *argument)
 {
     long sum = 0;
+    atomic_fetch_add(&started, 1);
     while (!atomic_load(&stop)) {
         if (!kq_guard_enter(&guard))
             continue;
-        sum += atomic_load_explicit(&guarded, memory_order_relaxed) & 1;
+        for (int i = 0; i < 200; i++)
+            sum += atomic_load_explicit(&guarded, memory_order_relaxed) & 1;
         kq_guard_leave(&guard);
     }
     return (void *)sum;
@@ -48,6 +51,8 @@ static void closing_waits_for_all_who_are_in(void **state)
     atomic_store(&stop, false);
     for (int i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, use, NULL), 0);
+    while (atomic_load(&started) < THREADS)
+        ;
     for (int i = 0; i < ROUNDS; i++) {
         kq_guard_close(&guard);
         atomic_fetch_add_explicit(&guarded, 1, memory_order_relaxed);
