@@ -1,4 +1,5 @@
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,7 +23,7 @@ static void one_that_is_closed_lets_nobody_in_until_it_opens(void **state)
 }
 
 #define THREADS 3
-#define ROUNDS 20000
+#define ROUNDS 5000
 
 static struct kq_guard guard;
 /* Odd only while the guard is closed. Relaxed: the guard alone keeps the two apart. */
@@ -56,6 +57,7 @@ static void closing_waits_for_all_who_are_in(void **state)
     for (int i = 0; i < ROUNDS; i++) {
         kq_guard_close(&guard);
         atomic_fetch_add_explicit(&guarded, 1, memory_order_relaxed);
+        sched_yield();
         atomic_fetch_add_explicit(&guarded, 1, memory_order_relaxed);
         kq_guard_open(&guard);
     }
