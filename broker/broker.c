@@ -147,7 +147,7 @@ void kq_broker_listen(struct kq_broker *broker, struct kq_listener *listener)
     struct kq_listener **last = &broker->listeners;
     while (*last)
         last = &(*last)->next;
-    *last = listener;
+    __atomic_store_n(last, listener, __ATOMIC_SEQ_CST); /* housekeeping has begun already */
 }
 
 /* Who begins to tell something after the listener left the list does not see it; who began before

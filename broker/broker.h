@@ -102,8 +102,9 @@ struct kq_topic_spec {
     size_t setting_count;
 };
 
-/* Durable when it returns. Takes a reference. 0; -EINVAL (name, settings), -EEXIST, -EACCES,
- * -ENOSPC, -EDQUOT (max_topics, max_partitions), -errno. */
+/* Durable when it returns. Takes a reference. 0; -EINVAL (name, settings), -EEXIST, -EBUSY (being
+ * created or deleted at this moment), -EACCES, -ENOSPC, -EDQUOT (max_topics, max_partitions),
+ * -errno. */
 int kq_topic_create(struct kq_broker *broker, const struct kq_caller *caller,
                     const struct kq_topic_spec *spec, struct kq_topic **ret);
 
