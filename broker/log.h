@@ -73,12 +73,12 @@ struct kq_log_recovery {
  *
  * Every batch from the recovery point on is checked. The log ends before the first damaged one of
  * its last segment; what is cut off there that is not a torn tail (valid batches follow) is kept
- * beside the log as `<base>.log.damaged`. An earlier segment keeps what is valid behind the damage:
- * reading the damaged place gives -EBADMSG, offsets behind it can be read. Offsets that were given
- * before the recovery point are not given again, even where their files are missing. Damaged index
- * files are rebuilt, now or when somebody meets the damage. All of this is reported. The time this
- * takes depends on the bytes behind the recovery point, not on the size of the log.
- * 0; -errno with the reason reported. */
+ * beside the log as `<base>.log.damaged`. Where synced messages follow, and in an earlier segment,
+ * what is valid behind the damage stays: reading the damaged place gives -EBADMSG, offsets behind
+ * it can be read. Offsets that were given before the recovery point are not given again, even where
+ * their files are missing. Damaged index files are rebuilt, now or when somebody meets the damage.
+ * All of this is reported. The time this takes depends on the bytes behind the recovery point, not
+ * on the size of the log. 0; -errno with the reason reported. */
 int kq_log_open(const struct kq_log_shared *shared, const char *name,
                 const struct kq_log_config *config, const struct kq_renderings *renderings,
                 const struct kq_log_checkpoint *checkpoint, struct kq_log_recovery *ret_recovery,

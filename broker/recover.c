@@ -136,6 +136,11 @@ static int begin_at(struct recovery *recovery, struct kq_segment *segment, int f
 
 /* --- Walking and cutting --- */
 
+static bool is_damage(int error)
+{
+    return error == -EBADMSG || error == KQ_PARTIAL;
+}
+
 /* Walks whole batches; returns KQ_END at the end of the file, else why it stopped. */
 static int walk_checked(struct recovery *recovery, struct kq_segment *segment, struct kq_walk *walk,
                         struct kq_published *state)
@@ -159,6 +164,30 @@ static int walk_checked(struct recovery *recovery, struct kq_segment *segment, s
         kq_walk_step(walk, &header);
     }
     return r;
+}
+
+/* A damaged place with synced messages behind it is no torn tail, and not a reason to lose these:
+ * goes on behind it. 0; KQ_END: the log ends here; -errno. */
+static int pass_damage(struct recovery *recovery, struct kq_segment *segment, struct kq_walk *walk)
+{
+    struct kq_batch_header header;
+    int64_t from = walk->position;
+    int r = kq_walk_resync(walk);
+    if (r == 0)
+        r = kq_walk_header(walk, &header);
+    if (r < 0)
+        return r;
+    if (r > 0 || header.base_offset >= recovery->checkpoint->recovery_point) {
+        walk->position = from;
+        return KQ_END;
+    }
+    recovery->report->damaged_segments++;
+    segment->since_index = FORCE_ENTRY;
+    kq_diag(LOG_ERR,
+            "%s: segment %" PRId64 " is damaged between bytes %" PRId64 " and %" PRId64
+            ": reading there fails, what is behind is served",
+            recovery->log->name, segment->base, from, walk->position);
+    return 0;
 }
 
 /* Copies what is behind POSITION into <base>.log.damaged, durably. */
@@ -241,14 +270,21 @@ static int scan_file(struct recovery *recovery, struct kq_segment *segment, int 
     struct kq_walk walk;
     int64_t position, size = segment->size, next = segment->next_offset;
     bool last = !segment->sealed;
+    int passed = 0;
     int r = begin_at(recovery, segment, fd, trusted, &position);
     if (r < 0)
         return r;
     struct kq_published state = {.next_offset = segment->base, .size = 0, .last_base = -1};
     kq_walk_begin(&walk, fd, segment->base, position, size, KQ_WALK_FAR, true);
-    r = walk_checked(recovery, segment, &walk, &state);
+    do
+        r = walk_checked(recovery, segment, &walk, &state);
+    while (last && is_damage(r) && (passed = pass_damage(recovery, segment, &walk)) == 0);
     recovery->report->scanned_bytes += walk.position - position;
-    bool damaged = r == -EBADMSG || r == KQ_PARTIAL;
+    bool damaged = is_damage(r);
+    if (passed < 0) {
+        r = passed;
+        damaged = false;
+    }
     if (damaged || r == KQ_END) {
         if (!last) {
             state.next_offset = next;

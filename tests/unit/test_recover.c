@@ -214,6 +214,24 @@ static void damage_in_a_sealed_segment_hides_that_place_only(void **state)
     }
 }
 
+static void damage_before_the_recovery_point_does_not_cost_what_is_behind(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_extent extent;
+    fill(kit, 1 << 20, false);
+    kit->checkpoint.recovery_point = BATCHES * PER_BATCH;
+    edit(kit, FIRST_LOG, 3 * 200 + 80, 0x10);
+    kit_open(kit);
+    assert_int_equal(kit->recovery.damaged_segments, 1);
+    assert_int_equal(kit->recovery.truncated_bytes, 0);
+    assert_int_equal(kit_end_offset(kit), BATCHES * PER_BATCH);
+    for (int64_t o = 12; o < BATCHES * PER_BATCH; o++) {
+        assert_int_equal(kq_log_read(kit->log, o, 1, false, true, &extent), 0);
+        assert_int_equal(extent.base_offset, o / PER_BATCH * PER_BATCH);
+        kq_extent_unref(&extent);
+    }
+}
+
 static const char *const index_names[] = {"00000000000000000000.index",
                                           "00000000000000000000.timeindex",
                                           "00000000000000000000.textindex"};
@@ -424,6 +442,7 @@ int main(void)
         TEST(a_tail_cut_at_any_byte_loses_its_batch_only),
         TEST(any_flipped_byte_costs_what_is_behind_and_that_is_kept_aside),
         TEST(damage_in_a_sealed_segment_hides_that_place_only),
+        TEST(damage_before_the_recovery_point_does_not_cost_what_is_behind),
         TEST(an_index_that_is_missing_is_no_loss),
         TEST(an_index_cut_anywhere_is_no_loss),
         TEST(an_index_with_any_flipped_byte_is_no_loss),
