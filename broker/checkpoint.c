@@ -27,7 +27,7 @@ static int take_number(char **at, char end, int64_t maximum, int64_t *ret)
 static int parse_line(char **at, struct kq_checkpoint_entry *ret)
 {
     char *space = strchr(*at, ' ');
-    int64_t partition;
+    int64_t partition = 0;
     if (!space || space == *at || memchr(*at, '\n', (size_t)(space - *at)))
         return -EBADMSG;
     ret->topic = *at;

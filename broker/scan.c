@@ -158,7 +158,7 @@ static int open_list(int dirfd, const char *name, DIR **ret)
 
 int kq_scan_directory(int dirfd, const char *path, struct kq_scan *ret)
 {
-    DIR *list;
+    DIR *list = NULL;
     const struct dirent *entry;
     int r = open_list(dirfd, ".", &list);
     if (r < 0)
@@ -208,7 +208,7 @@ static bool is_trace(int dirfd, const char *name)
 
 int kq_scan_holds_messages(int directory, const char *name)
 {
-    DIR *list;
+    DIR *list = NULL;
     const struct dirent *entry;
     bool found = false;
     int r = open_list(directory, name, &list);

@@ -57,7 +57,7 @@ static int need(struct kq_walk *walk, size_t length, const uint8_t **ret)
 
 int kq_walk_header(struct kq_walk *walk, struct kq_batch_header *ret)
 {
-    const uint8_t *bytes;
+    const uint8_t *bytes = NULL;
     struct kq_batch_header header;
     int64_t left = walk->end - walk->position;
     if (left <= 0)
@@ -92,7 +92,7 @@ void kq_walk_step(struct kq_walk *walk, const struct kq_batch_header *header)
 static int is_batch(struct kq_walk *walk)
 {
     struct kq_batch_header header;
-    const uint8_t *bytes;
+    const uint8_t *bytes = NULL;
     int r = kq_walk_header(walk, &header);
     if (r == 0)
         r = kq_walk_bytes(walk, &header, &bytes);
@@ -104,7 +104,7 @@ static int is_batch(struct kq_walk *walk)
 /* Moves the position on to where the magic byte could be a batch's: most bytes are not. */
 static int skip_to_magic(struct kq_walk *walk)
 {
-    const uint8_t *bytes;
+    const uint8_t *bytes = NULL;
     while (walk->position <= walk->end - KQ_BATCH_HEADER) {
         int r = need(walk, KQ_BATCH_HEADER, &bytes);
         if (r != 0)

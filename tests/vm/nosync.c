@@ -1,4 +1,5 @@
-/* Preloaded by the power loss test's check of itself: a program that says it synced, and did not. */
+/* Preloaded by the power loss test's check of itself: a program that says it synced, and did not.
+ */
 int fsync(int fd);
 int fdatasync(int fd);
 
