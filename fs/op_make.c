@@ -155,6 +155,8 @@ static int make_file(fuse_req_t req, const struct make *make, bool *ret_made,
         return r;
     bool made = r == 0;
     r = kq_place_find(fs, &parent, make->name, &caller, true, &place);
+    if (r == -ENOENT)
+        return -EPERM; /* a name that only reading could find */
     if (r != 0)
         return r;
     r = kq_place_enter(fs, &place, true, ret);
