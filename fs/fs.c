@@ -188,6 +188,7 @@ int kq_fs_run(struct kq_fs *fs)
 {
     int r = kq_receivers_run(fs->receivers);
     end_notifier(fs);
+    kq_handles_drain(fs->handles);
     kq_pool_free(fs->workers);
     fs->workers = NULL;
     return r;

@@ -84,6 +84,31 @@ void kq_close_opened(struct kq_fs *fs, struct fuse_file_info *fi)
     fi->fh = 0;
 }
 
+/* --- Requests that a thread of the broker answers --- */
+
+void kq_handles_sync_begins(struct kq_handles *handles)
+{
+    pthread_mutex_lock(&handles->lock);
+    handles->syncing++;
+    pthread_mutex_unlock(&handles->lock);
+}
+
+void kq_handles_sync_ends(struct kq_handles *handles)
+{
+    pthread_mutex_lock(&handles->lock);
+    if (--handles->syncing == 0)
+        pthread_cond_broadcast(&handles->released);
+    pthread_mutex_unlock(&handles->lock);
+}
+
+void kq_handles_drain(struct kq_handles *handles)
+{
+    pthread_mutex_lock(&handles->lock);
+    while (handles->syncing > 0)
+        pthread_cond_wait(&handles->released, &handles->lock);
+    pthread_mutex_unlock(&handles->lock);
+}
+
 /* --- Half lines whose RELEASE is on its way --- */
 
 void kq_handle_announce_release(uint64_t fh)

@@ -39,7 +39,8 @@ struct kq_handles {
     atomic_llong pending_bytes; /* of half lines and open files, all handles */
     atomic_bool closing;        /* nothing parks any more */
     pthread_mutex_t lock;
-    pthread_cond_t released; /* some kq_fspart's RELEASING fell */
+    pthread_cond_t released; /* some kq_fspart's RELEASING fell, or SYNCING */
+    unsigned syncing;        /* requests that a thread of the broker will answer */
     LIST_HEAD(, kq_handle) open;
     LIST_HEAD(, kq_parked) parked; /* stream.h */
 };
@@ -54,6 +55,10 @@ static inline struct kq_handle *kq_handle_of(const struct fuse_file_info *fi)
 {
     return (struct kq_handle *)(uintptr_t)fi->fh;
 }
+
+/* A request begins, or ends, to wait for a thread of the broker: see kq_handles_drain. */
+void kq_handles_sync_begins(struct kq_handles *handles);
+void kq_handles_sync_ends(struct kq_handles *handles);
 
 /* A RELEASE that kq_handle_announce_release counted on PART has put its half line into the log. */
 void kq_handles_released(struct kq_handles *handles, struct kq_fspart *part);

@@ -134,6 +134,8 @@ int kq_handles_new(struct kq_fs *fs, struct kq_handles **ret);
 void kq_handles_free(struct kq_handles *handles);
 /* Answers every parked read with 0 (end of file) and wakes every poll; parks no more. */
 void kq_handles_unpark_all(struct kq_handles *handles);
+/* Returns when every request that waits for a sync has been answered; no new one may come. */
+void kq_handles_drain(struct kq_handles *handles);
 
 /* Session, for data: returns when every other receiver that had taken a request from the kernel
  * before this call has announced it if it is a RELEASE. */

@@ -18,6 +18,7 @@ struct one_sync {
 /* A request that is answered when its last partition is synced; no thread waits for it. */
 struct waiting {
     fuse_req_t req;
+    struct kq_handles *handles;
     ssize_t written;          /* bytes, or FSYNC, or CLOSE */
     struct kq_handle *handle; /* CLOSE: it stays until its last message is synced */
     struct kq_job job;        /* CLOSE */
@@ -35,6 +36,7 @@ static void close_synced(struct kq_job *job)
 {
     struct waiting *waiting = (void *)((char *)job - offsetof(struct waiting, job));
     close_handle(waiting->req, waiting->handle);
+    kq_handles_sync_ends(waiting->handles);
     free(waiting);
 }
 
@@ -55,6 +57,7 @@ static void finish_one(struct waiting *waiting, int error)
         fuse_reply_err(waiting->req, r < 0 ? kq_fs_errno(r) : 0);
     else
         fuse_reply_write(waiting->req, (size_t)waiting->written);
+    kq_handles_sync_ends(waiting->handles);
     free(waiting);
 }
 
@@ -83,6 +86,8 @@ static void answer_synced(fuse_req_t req, struct kq_handle *handle, ssize_t writ
     }
     waiting->req = req;
     waiting->handle = handle;
+    waiting->handles = handle->fs->handles;
+    kq_handles_sync_begins(waiting->handles);
     waiting->written = written;
     atomic_init(&waiting->left, count + 1);
     for (int32_t i = 0; i < count; i++) {
