@@ -109,6 +109,7 @@ static void retention_goes_by_itself(void **state)
     kq_bounds(access.partition, &bounds);
     assert_true(bounds.start > 0);
     assert_int_equal(bounds.end, 10);
+    kq_broker_unlisten(ground->broker, &ear.listener);
     kq_topic_unref(mine);
 }
 

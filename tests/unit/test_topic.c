@@ -295,6 +295,7 @@ static void listeners_hear_of_each_change_in_order(void **state)
     assert_int_equal(kq_topic_delete(topic, &ground_caller, false), 0);
     assert_string_equal(ear.heard, "Ct Pt* Gt A/ At At* Mt* St* Dt ");
     assert_string_equal(other.heard, "Ct Pt* Gt A/ At At* Mt* St* ");
+    kq_broker_unlisten(ground->broker, &ear.listener);
     kq_topic_unref(topic);
 }
 
