@@ -261,7 +261,8 @@ static void the_recovery_point_follows_by_itself(void **state)
     while (bounds.recovery_point == 0);
     assert_true(bounds.recovery_point <= bounds.end);
     assert_int_equal(kit_sync(kit), 0);
-    assert_true(sync_reports > 0);
+    while (sync_reports == 0)
+        usleep(1000); /* it comes after the recovery point was moved */
 }
 
 static void segments_roll_by_size_by_time_and_by_index(void **state)
