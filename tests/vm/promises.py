@@ -104,8 +104,11 @@ class Retained(Lines):
             size = os.stat(path + ".log").st_size
             if size != at + len(text):
                 yield f"p0.log has {size} bytes: {at} before offset {self.start}, and then {len(text)}"
-            if os.pread(whole.fileno(), max(len(text), 1), at) != text:
-                yield f"p0.log from {at} on is not what p0 holds"
+            found = os.pread(whole.fileno(), max(len(text), 1), at)
+            if found != text:
+                common = len(os.path.commonprefix([found, text]))
+                yield (f"p0.log from {at} on is {len(found)} bytes, p0 {len(text)}; they part at byte "
+                       f"{common}: {found[common:common + 30]!r}, {text[common:common + 30]!r}")
 
     def check_writer(self, writer, have, acked):
         yield from super().check_writer(writer, have, acked, self.start)
