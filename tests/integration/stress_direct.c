@@ -124,7 +124,9 @@ static void take_line(struct reader *reader, const char *line)
 {
     int writer;
     long number;
-    if (memchr(line, '\0', LINE) || sscanf(line, "w%d %ld ", &writer, &number) != 2 || writer < 0 ||
+    char text[LINE + 1] = {0}; /* sscanf looks for the end of the string */
+    memcpy(text, line, LINE);
+    if (memchr(line, '\0', LINE) || sscanf(text, "w%d %ld ", &writer, &number) != 2 || writer < 0 ||
         writer >= WRITERS || line[LINE - 1] != '\n' || memchr(line, '\n', LINE - 1)) {
         FAIL("%s: broken line %ld: %.*s", reader->name, reader->lines, LINE, line);
         return;
