@@ -104,7 +104,8 @@ class Retained(Lines):
             size = os.stat(path + ".log").st_size
             if size != at + len(text):
                 yield f"p0.log has {size} bytes: {at} before offset {self.start}, and then {len(text)}"
-            found = os.pread(whole.fileno(), max(len(text), 1), at)
+            whole.seek(at)
+            found = whole.read()
             if found != text:
                 common = len(os.path.commonprefix([found, text]))
                 yield (f"p0.log from {at} on is {len(found)} bytes, p0 {len(text)}; they part at byte "
