@@ -39,7 +39,7 @@ static void a_segment_is_full_when_kafkas_would_be(void **state)
     assert_true(kq_segment_is_full(segment, &config, 1, 1001, 601, &forced));
     assert_false(forced);
     assert_false(kq_segment_is_full(segment, &config, 1, 1001, 50, &forced));
-    assert_false(kq_segment_is_full(segment, &config, 1, 1000 + INT32_MAX, 1, &forced));
+    assert_false(kq_segment_is_full(segment, &config, 1, INT64_C(1000) + INT32_MAX, 1, &forced));
     assert_true(kq_segment_is_full(segment, &config, 1, 1001 + (int64_t)INT32_MAX, 1, &forced));
     assert_true(forced);
     kq_segment_unref(segment);
