@@ -20,6 +20,7 @@
 
 #define KQ_BATCH_OVERHEAD 12 /* baseOffset and batchLength, which batchLength does not count */
 #define KQ_BATCH_HEADER 61
+#define KQ_BATCH_CRC_FROM 21 /* the checksum covers all from here to the batch's end */
 
 enum kq_codec {
     KQ_CODEC_NONE = 0,

@@ -18,3 +18,14 @@ void kq_extent_unref(struct kq_extent *extent)
     }
     *extent = (struct kq_extent){.fd = -1, .base_offset = -1, .next_offset = -1, .text = -1};
 }
+
+bool kq_extent_is_verified(const struct kq_extent *extent, int64_t position, uint32_t size)
+{
+    return kq_verified_has(extent->owner->verified, position, size);
+}
+
+int kq_extent_verify(const struct kq_extent *extent, int64_t position,
+                     const struct kq_batch_header *header, uint32_t crc)
+{
+    return kq_verified_conclude(extent->owner->verified, position, header, crc);
+}

@@ -4,8 +4,10 @@
  * unlinks the segment. Any thread may hold, copy (with kq_extent_ref) and release one. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
+struct kq_batch_header;
 struct kq_file;
 
 struct kq_extent {
@@ -24,3 +26,14 @@ void kq_extent_ref(const struct kq_extent *extent);
 
 /* Releases it and makes it empty; an empty one is fine. */
 void kq_extent_unref(struct kq_extent *extent);
+
+/* Is the batch of SIZE bytes at POSITION (in the file, inside EXTENT) known to be good? It is if
+ * this process wrote it, if recovery checked it, or if a reader did lately; then its checksum need
+ * not be computed. Whether the disk still gives the bytes that were good is not asked again. A few
+ * atomic loads. EXTENT is not empty. */
+bool kq_extent_is_verified(const struct kq_extent *extent, int64_t position, uint32_t size);
+
+/* The same batch: its reader computed CRC over what follows byte KQ_BATCH_CRC_FROM of it. Remembers
+ * it if that is right. 0; -EBADMSG: the batch is damaged, and nothing of it may be believed. */
+int kq_extent_verify(const struct kq_extent *extent, int64_t position,
+                     const struct kq_batch_header *header, uint32_t crc);

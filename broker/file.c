@@ -33,9 +33,12 @@ void kq_file_path(const struct kq_file_place *place, int64_t base, enum kq_file_
 int kq_file_new(const struct kq_file_place *place, int64_t base, enum kq_file_kind kind,
                 struct kq_file **ret)
 {
-    struct kq_file *file = kq_zalloc(sizeof(*file));
+    bool is_log = kind == KQ_FILE_LOG;
+    struct kq_file *file = kq_zalloc(sizeof(*file) + (is_log ? sizeof(struct kq_verified) : 0));
     if (!file)
         return -ENOMEM;
+    if (is_log)
+        kq_verified_init(file->verified);
     atomic_init(&file->references, 1);
     atomic_init(&file->users, KQ_FILE_CLOSED);
     file->fd = -1;

@@ -12,6 +12,7 @@
 #include <sys/queue.h>
 
 #include "broker/base/err.h"
+#include "broker/verified.h"
 
 enum kq_file_kind {
     KQ_FILE_LOG,
@@ -42,6 +43,7 @@ struct kq_file {
     const struct kq_file_place *place;
     pthread_mutex_t opening;
     TAILQ_ENTRY(kq_file) open_files;
+    struct kq_verified verified[]; /* one, of a .log only: there are many more indexes */
 };
 
 /* "<20-digit base>.log" and so on, in KQ_FILE_NAME_BYTES at RET. */
@@ -51,7 +53,7 @@ void kq_file_name(int64_t base, enum kq_file_kind kind, char *ret);
 void kq_file_path(const struct kq_file_place *place, int64_t base, enum kq_file_kind kind,
                   char *ret);
 
-/* A closed file with one reference. -ENOMEM. */
+/* A closed file with one reference; of a .log nothing is known to be good. -ENOMEM. */
 int kq_file_new(const struct kq_file_place *place, int64_t base, enum kq_file_kind kind,
                 struct kq_file **ret);
 void kq_file_ref(struct kq_file *file);

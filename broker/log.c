@@ -118,6 +118,7 @@ int kq_log_create_segment(struct kq_log *log, int64_t base)
     kq_index_set_empty(&segment->offsets);
     kq_index_set_empty(&segment->times);
     kq_index_set_empty(&segment->texts);
+    kq_verified_set_tail(segment->file->verified, 0);
     r = open_new_file(log, segment);
     if (r < 0) {
         kq_segment_unref(segment);

@@ -191,6 +191,8 @@ static int find_record(struct kq_log *log, struct kq_segment *segment, const str
     if (r == 0)
         r = kq_walk_bytes(&walk, &header, &bytes);
     if (r == 0)
+        r = kq_verified_check(segment->file->verified, found->position, &header, bytes);
+    if (r == 0)
         r = kq_record_reader_open(&reader, bytes, &header, (size_t)log->max_batch_bytes, &scratch);
     while (r == 0 && (r = kq_record_next(&reader, ret)) == 0) {
         if (ret->timestamp >= timestamp_ms && ret->offset >= from)

@@ -276,11 +276,15 @@ static int scan_file(struct recovery *recovery, struct kq_segment *segment, int 
         return r;
     struct kq_published state = {.next_offset = segment->base, .size = 0, .last_base = -1};
     kq_walk_begin(&walk, fd, segment->base, position, size, KQ_WALK_FAR, true);
-    do
+    int64_t good_from;
+    do {
+        good_from = walk.position;
         r = walk_checked(recovery, segment, &walk, &state);
-    while (last && is_damage(r) && (passed = pass_damage(recovery, segment, &walk)) == 0);
+    } while (last && is_damage(r) && (passed = pass_damage(recovery, segment, &walk)) == 0);
     recovery->report->scanned_bytes += walk.position - position;
     bool damaged = is_damage(r);
+    if (last || !damaged) /* behind the damage in an earlier segment nothing was read */
+        kq_verified_set_tail(segment->file->verified, good_from);
     if (passed < 0) {
         r = passed;
         damaged = false;

@@ -2,6 +2,7 @@
 #include "broker/internal.h"
 
 #include "broker/metrics.h"
+#include "broker/verified.h"
 
 static struct kq_metric topics = {
     .name = "kqfs_topics", .help = "Topics there are now.", .type = KQ_GAUGE};
@@ -54,6 +55,7 @@ void kq_broker_register_metrics(void)
                                             &rebuilt, &damaged,    &duration, &clean};
     for (size_t i = 0; i < kq_array_size(all); i++)
         kq_metric_register(all[i]);
+    kq_verified_register_metrics();
 }
 
 void kq_broker_count_sync(int64_t bytes)

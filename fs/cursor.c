@@ -2,13 +2,11 @@
 
 #include <assert.h>
 
-#include "broker/base/io.h"
 #include "fs/varint.h"
 
 #define WHOLE_SEGMENT UINT32_MAX
 #define HEAD_BYTES 48 /* what lies before a record's key at most, and then some */
 #define VARINT_BYTES 10
-#define LENS_SLACK 64 /* copies in blocks read over the end */
 
 void kq_cursor_init(struct kq_cursor *cursor, const struct kq_access *access)
 {
@@ -38,53 +36,6 @@ void kq_cursor_render_as(struct kq_cursor *cursor, int64_t offset)
 
 /* --- Bytes --- */
 
-static int read_file(const struct kq_lens *lens, int fd, void *to, size_t length, int64_t position,
-                     size_t need)
-{
-    ssize_t n = lens->may_block ? kq_io_pread(fd, to, length, position)
-                                : kq_io_pread_cached(fd, to, length, position);
-    if (n >= (ssize_t)need)
-        return (int)n;
-    if (n < 0 && n != -EAGAIN)
-        return (int)n;
-    return lens->may_block ? -EBADMSG : -EAGAIN;
-}
-
-static int lens_move(struct kq_lens *lens, int fd, int64_t position, size_t need, int64_t end)
-{
-    size_t length =
-        (size_t)kq_min64((int64_t)(need > lens->piece ? need : lens->piece), end - position);
-    lens->fd = -1;
-    lens->buf->length = 0;
-    int r = kq_buf_reserve(lens->buf, length + LENS_SLACK);
-    if (r < 0)
-        return r;
-    int n = read_file(lens, fd, lens->buf->data, length, position, need);
-    if (n < 0)
-        return n == -EAGAIN ? KQ_WOULD_BLOCK : n;
-    lens->buf->length = (size_t)n;
-    lens->fd = fd;
-    lens->position = position;
-    return 0;
-}
-
-/* At least NEED bytes at POSITION of the extent's file, which has them before END. */
-static inline int lens_at(struct kq_lens *lens, int fd, int64_t position, size_t need, int64_t end,
-                          const uint8_t **ret, size_t *ret_length)
-{
-    int64_t into = position - lens->position;
-    if (kq_unlikely(lens->fd != fd || into < 0 ||
-                    into + (int64_t)need > (int64_t)lens->buf->length)) {
-        int r = lens_move(lens, fd, position, need, end);
-        if (r != 0)
-            return r;
-        into = 0;
-    }
-    *ret = lens->buf->data + into;
-    *ret_length = lens->buf->length - (size_t)into;
-    return 0;
-}
-
 static int64_t extent_end(const struct kq_extent *extent)
 {
     return extent->position + extent->length;
@@ -95,8 +46,8 @@ int kq_cursor_bytes(struct kq_cursor *cursor, struct kq_lens *lens, int64_t at, 
 {
     int64_t most = cursor->records_end - at;
     if (!cursor->inflated_batch) {
-        int r = lens_at(lens, cursor->extent.fd, at, need, extent_end(&cursor->extent), ret,
-                        ret_length);
+        int r = kq_lens_at(lens, cursor->extent.fd, at, need, extent_end(&cursor->extent), ret,
+                           ret_length);
         if (r != 0)
             return r;
         *ret_length = (size_t)kq_min64((int64_t)*ret_length, most);
@@ -116,14 +67,7 @@ int kq_cursor_copy(struct kq_cursor *cursor, struct kq_lens *lens, int64_t at, s
         memcpy(to, cursor->inflated.data + at, length);
         return 0;
     }
-    int64_t into = at - lens->position;
-    if (lens->fd == cursor->extent.fd && into >= 0 &&
-        into + (int64_t)length <= (int64_t)lens->buf->length) {
-        memcpy(to, lens->buf->data + into, length);
-        return 0;
-    }
-    int n = read_file(lens, cursor->extent.fd, to, length, at, length);
-    return n >= 0 ? 0 : n == -EAGAIN ? KQ_WOULD_BLOCK : n;
+    return kq_lens_copy(lens, cursor->extent.fd, at, length, to);
 }
 
 /* --- Batches --- */
@@ -143,13 +87,13 @@ static int inflate(struct kq_cursor *cursor, struct kq_lens *lens)
     struct kq_topic_config config;
     struct kq_record_reader reader;
     kq_topic_config(kq_partition_topic(cursor->access.partition), &config);
-    int r = lens_at(lens, cursor->extent.fd, cursor->batch_at, cursor->batch.size,
-                    extent_end(&cursor->extent), &bytes, &length);
+    int r = kq_lens_at(lens, cursor->extent.fd, cursor->batch_at, cursor->batch.size,
+                       extent_end(&cursor->extent), &bytes, &length);
     if (r == 0)
         r = kq_record_reader_open(&reader, bytes, &cursor->batch,
                                   (size_t)config.log.max_batch_bytes, &cursor->inflated);
     if (r == 0)
-        r = kq_buf_reserve(&cursor->inflated, LENS_SLACK);
+        r = kq_buf_reserve(&cursor->inflated, KQ_LENS_SLACK);
     if (r != 0)
         return r;
     cursor->record_at = 0;
@@ -187,6 +131,14 @@ static int next_extent(struct kq_cursor *cursor)
     return 0;
 }
 
+/* Offsets are not in the checksum. They ascend, up to the one behind the extent. */
+static bool is_in_place(const struct kq_cursor *cursor, const struct kq_batch_header *header)
+{
+    int64_t end = cursor->extent.next_offset;
+    return header->base_offset >= cursor->next_offset &&
+           (end < 0 || header->base_offset < end - header->last_offset_delta);
+}
+
 static int next_batch(struct kq_cursor *cursor, struct kq_lens *lens)
 {
     const uint8_t *bytes;
@@ -200,17 +152,20 @@ static int next_batch(struct kq_cursor *cursor, struct kq_lens *lens)
     if (r == 0 && end - cursor->batch_at < KQ_BATCH_HEADER)
         r = -EBADMSG;
     if (r == 0)
-        r = lens_at(lens, cursor->extent.fd, cursor->batch_at, KQ_BATCH_HEADER, end, &bytes,
-                    &length);
+        r = kq_lens_at(lens, cursor->extent.fd, cursor->batch_at, KQ_BATCH_HEADER, end, &bytes,
+                       &length);
     if (r != 0)
         return r;
     struct kq_batch_header header;
     if (kq_batch_header_read(bytes, length, &header) != 0 ||
-        (int64_t)header.size > end - cursor->batch_at)
+        (int64_t)header.size > end - cursor->batch_at || !is_in_place(cursor, &header))
         return -EBADMSG;
     if (header.base_offset >= cursor->limit)
         return KQ_END;
     cursor->batch = header;
+    r = kq_lens_verify(lens, &cursor->extent, cursor->batch_at, &header);
+    if (r != 0)
+        return r;
     if (header.attributes & KQ_ATTRIBUTE_CONTROL) {
         leave_batch(cursor);
         return 0;

@@ -3,34 +3,19 @@
  * Happy path: a seek finds the batch; from then on each request goes on where the last one stopped,
  * if need be in the middle of a record, and reads the log in pieces as large as the request. Bytes
  * of uncompressed batches go through the caller's lens (a buffer of its thread) or, where a value
- * is large, straight to where they are wanted; a compressed batch is decompressed once and kept.
+ * is large, straight to where they are wanted; a compressed batch is decompressed once and kept. A
+ * batch that nobody checked yet is read whole first, and nothing of it is given if it is damaged.
  *
  * Failure modes: KQ_WOULD_BLOCK where the page cache does not hold what is needed (the place is
- * then undefined: seek again); -EBADMSG where the bytes are no batch.
+ * then undefined: seek again); -EBADMSG where the bytes are no batch, or not those that were
+ * written.
  *
  * One thread at a time.
  */
 #pragma once
 
 #include "broker/broker.h"
-
-/* A buffer on the bytes of a file. */
-struct kq_lens {
-    struct kq_buf *buf;
-    int fd;           /* -1: the buffer holds nothing */
-    int64_t position; /* in the file, of the buffer's first byte */
-    size_t piece;     /* bytes to fetch at once */
-    bool may_block;
-};
-
-#define KQ_LENS_MOST (128 * 1024) /* stays in a CPU's own cache until it is decoded */
-
-/* Bytes of the log to fetch for SIZE bytes of text: it has a tenth more for lines of 100 bytes. */
-static inline size_t kq_lens_piece(size_t size)
-{
-    size_t piece = size + size / 8 + 4096;
-    return piece < KQ_LENS_MOST ? piece : KQ_LENS_MOST;
-}
+#include "fs/lens.h"
 
 struct kq_cursor {
     struct kq_access access;

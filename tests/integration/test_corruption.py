@@ -248,6 +248,107 @@ def test_damage_in_front_of_valid_batches_is_kept_aside():
     victim.broker.stop()
 
 
+def read_from(path, position=0, size=1 << 16):
+    """What can be read from POSITION on, and the name of the error that ended it, if one did."""
+    data = b""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.lseek(fd, position, os.SEEK_SET)
+        while part := os.read(fd, size):
+            data += part
+    except OSError as error:
+        return data, name_of(error.errno)
+    finally:
+        os.close(fd)
+    return data, None
+
+
+def batch_of(topic, i):
+    """The messages that were appended with message I."""
+    first = i - i % PER_APPEND
+    return first, first + PER_APPEND
+
+
+def flip_in_value(victim, i):
+    """One bit inside the value of message I, in whatever segment it is."""
+    wanted = b"message %d of" % i
+    for file in victim.log_files():
+        with open(victim.path(file), "rb") as log:
+            at = log.read().find(wanted)
+        if at >= 0:
+            return flip(victim.path(file), at + len(wanted) + 5)
+    raise Failed("no message", i)
+
+
+def counter(victim, name):
+    text = read(victim.broker.path(".kqfs/metrics")).decode()
+    return int(re.search(rf"^{name} (\d+)$", text, re.M)[1])
+
+
+def test_a_bit_that_flipped_in_a_value_is_never_served():
+    """Between a clean stop and the next start, in the first, a middle and the last segment."""
+    victim = Victim("value", clean=True)
+    text = b"".join(map(message, range(MESSAGES)))
+    starts = [text.index(message(i)) for i in range(MESSAGES)] + [len(text)]
+    for i in (3, 10, 555, MESSAGES - 200, MESSAGES - 15):
+        victim.restore()
+        flip_in_value(victim, i)
+        victim.broker.start()
+        topic = victim.broker.path("t")
+        first, behind = batch_of(topic, i)
+        equal(read_from(f"{topic}/p0"), (text[:starts[first]], "EIO"), "p0, message", i)
+        equal(read_from(f"{topic}/p0.log", size=777), (text[:starts[first]], "EIO"), "p0.log")
+        equal(read_from(f"{topic}/p0", starts[behind]), (text[starts[behind]:], None), "behind")
+        equal(nothing_false(topic), first, "messages from the front")
+        served(topic, 0, first)
+        served(topic, behind, MESSAGES)
+        for at in (first, i, behind - 1):
+            equal(read_from(f"{topic}/by-offset/p0/{at}"), (b"", "EIO"), "by-offset", at)
+            refused(errno.EIO, read, f"{topic}/by-offset/p0/{at}.value")
+        equal(read(f"{topic}/by-offset/p0/{behind}.value") + b"\n", message(behind))
+        lines, error = read_from(f"{topic}/p0.jsonl")
+        equal((lines.count(b"\n"), error), (first, "EIO"), "p0.jsonl")
+        check(counter(victim, "kqfs_damaged_batches_total") > 0, "nothing was counted")
+        victim.broker.stop()
+
+
+def test_a_stream_reports_a_flipped_bit_once_and_goes_on():
+    victim = Victim("value-stream", clean=True)
+    flip_in_value(victim, 555)
+    victim.broker.start()
+    first, behind = batch_of(victim.broker.path("t"), 555)
+    fd = os.open(victim.broker.path("t/by-offset/p0/500.stream"), os.O_RDONLY | os.O_NONBLOCK)
+    data, errors = b"", []
+    while True:
+        try:
+            data += os.read(fd, 4096)
+        except BlockingIOError:
+            break
+        except OSError as error:
+            errors.append(name_of(error.errno))
+            equal(data, b"".join(map(message, range(500, first))), "before the damage")
+    os.close(fd)
+    equal(errors, ["EIO"])
+    equal(data, b"".join(message(i) for i in range(500, MESSAGES) if not first <= i < behind))
+    victim.broker.stop()
+
+
+def test_a_checksum_is_computed_once_and_never_for_what_was_just_written():
+    victim = Victim("once", clean=True)
+    victim.broker.start()
+    topic = victim.broker.path("t")
+    read(f"{topic}/p0")
+    computed = counter(victim, "kqfs_verified_batches_total")
+    check(MESSAGES // PER_APPEND - 20 < computed <= MESSAGES // PER_APPEND, "computed", computed)
+    append(f"{topic}/p0", "more\n" * 100)
+    fd = os.open(f"{topic}/p0", os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    sh(f"cat {topic}/p0 {topic}/p0.log {topic}/p0.jsonl {topic}/by-segment/p0/*")
+    equal(counter(victim, "kqfs_verified_batches_total"), computed)
+    victim.broker.stop()
+
+
 def test_an_empty_data_directory_file_by_file():
     """Whatever one file of a new data directory becomes, the broker starts or says why not."""
     empty = Broker("empty", options=OPTIONS)

@@ -36,6 +36,7 @@ void fake_roll(void)
     assert(fake_log.segment_count <= FAKE_SEGMENTS);
     *segment = (struct fake_segment){.fd = memfd_create("segment", MFD_CLOEXEC),
                                      .base_offset = fake_log.next_offset};
+    kq_verified_init(&segment->verified);
 }
 
 void fake_open(void)
@@ -184,6 +185,7 @@ static int give(int number, const struct fake_batch *batch, int64_t text, struct
                               .length = (uint32_t)(segment->length - batch->position),
                               .position = batch->position,
                               .base_offset = batch->base_offset,
+                              .next_offset = -1,
                               .text = text,
                               .owner = (void *)segment};
     fake_log.held++;
@@ -195,6 +197,20 @@ void kq_extent_unref(struct kq_extent *extent)
     if (extent->owner)
         fake_log.held--;
     *extent = (struct kq_extent){0};
+}
+
+bool kq_extent_is_verified(const struct kq_extent *extent, int64_t position, uint32_t size)
+{
+    const struct fake_segment *segment = (void *)extent->owner;
+    return kq_verified_has(&segment->verified, position, size);
+}
+
+int kq_extent_verify(const struct kq_extent *extent, int64_t position,
+                     const struct kq_batch_header *header, uint32_t crc)
+{
+    struct fake_segment *segment = (void *)extent->owner;
+    fake_log.verified++;
+    return kq_verified_conclude(&segment->verified, position, header, crc);
 }
 
 /* The first batch that ends behind OFFSET, or behind text position TEXT. */

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "broker/broker.h"
+#include "broker/verified.h"
 
 #define FAKE_SEGMENTS 8
 #define FAKE_MESSAGES 4096
@@ -19,6 +20,7 @@ struct fake_segment {
     int fd;
     int64_t length, base_offset;
     struct kq_buf batches; /* of struct fake_batch */
+    struct kq_verified verified;
 };
 
 struct fake_batch {
@@ -39,7 +41,8 @@ struct fake_log {
     bool cold;          /* reads that may not block say so */
     bool deleted;       /* the topic */
     struct kq_waiter *waiters;
-    int held; /* extents not released */
+    int held;     /* extents not released */
+    int verified; /* checksums that readers computed */
 };
 
 extern struct fake_log fake_log;

@@ -98,6 +98,125 @@ static void a_copied_extent_is_released_on_its_own(void **state)
     assert_int_equal(kq_file_open_count(), 0);
 }
 
+/* --- What is known to be good --- */
+
+static void count_known(void *context, const struct kq_extent *extent,
+                        const struct kq_batch_header *header, int64_t position)
+{
+    *(int *)context += kq_extent_is_verified(extent, position, header->size);
+}
+
+static void verify(void *context, const struct kq_extent *extent,
+                   const struct kq_batch_header *header, int64_t position)
+{
+    *(int *)context += kq_extent_verify(extent, position, header, header->crc) == 0;
+}
+
+/* Calls SEEN for each batch from OFFSET on; returns what they made of *CONTEXT, which begins with
+ * 0.
+ */
+static int each_batch(struct kit *kit, int64_t offset,
+                      void (*seen)(void *context, const struct kq_extent *extent,
+                                   const struct kq_batch_header *header, int64_t position))
+{
+    struct kq_extent extent, next;
+    uint8_t bytes[KQ_BATCH_HEADER];
+    int count = 0;
+    int r = kq_log_read(kit->log, offset, UINT32_MAX, false, true, &extent);
+    while (r == 0) {
+        for (int64_t at = extent.position; at < extent.position + extent.length;) {
+            struct kq_batch_header header;
+            assert_int_equal(pread(extent.fd, bytes, sizeof(bytes), at), sizeof(bytes));
+            assert_int_equal(kq_batch_header_read(bytes, sizeof(bytes), &header), 0);
+            seen(&count, &extent, &header, at);
+            at += header.size;
+        }
+        r = kq_log_read_next(kit->log, &extent, UINT32_MAX, &next);
+        kq_extent_unref(&extent);
+        extent = next;
+    }
+    return count;
+}
+
+static void append_many(struct kit *kit, int count)
+{
+    for (int i = 0; i < count; i++)
+        assert_int_equal(kit_append(kit, 1, 1000, 1, i, true, NULL), 0);
+}
+
+static void what_this_process_appended_is_good_in_every_segment(void **state)
+{
+    struct kit *kit = *state;
+    kit->config.segment_bytes = 20000;
+    kit_open(kit);
+    append_many(kit, 100);
+    assert_int_equal(each_batch(kit, 0, count_known), 100);
+}
+
+static void what_was_there_before_is_not_known_to_be_good(void **state)
+{
+    struct kit *kit = *state;
+    kit->config.segment_bytes = 20000;
+    kit_open(kit);
+    append_many(kit, 100);
+    kit_close(kit);
+    kit_open(kit);
+    /* but for what the opening reads behind the last entry of the index */
+    int known = each_batch(kit, 0, count_known);
+    assert_true(known < 6);
+    append_many(kit, 30);
+    assert_int_equal(each_batch(kit, 0, count_known), known + 30);
+    assert_int_equal(each_batch(kit, 100, count_known), 30);
+}
+
+static void what_recovery_checked_is_good(void **state)
+{
+    struct kit *kit = *state;
+    kit->config.segment_bytes = 20000;
+    kit_open(kit);
+    append_many(kit, 100);
+    kit_crash(kit);
+    kit->checkpoint.recovery_point = 0;
+    kit_open(kit);
+    assert_int_equal(each_batch(kit, 0, count_known), 100);
+}
+
+static void damage_that_recovery_passed_is_not_taken_for_good(void **state)
+{
+    struct kit *kit = *state;
+    char path[256];
+    kit_open(kit);
+    append_many(kit, 100);
+    kit_crash(kit);
+    kit->checkpoint.recovery_point = 100;
+    kit_path(kit, "00000000000000000000.log", path);
+    int fd = open(path, O_RDWR);
+    int64_t size = kit_size(kit, "00000000000000000000.log");
+    assert_int_equal(pwrite(fd, "!", 1, size / 2), 1);
+    close(fd);
+    kit_open(kit);
+    int known = each_batch(kit, 0, count_known);
+    assert_true(known > 40 && known < 60);
+    assert_int_equal(each_batch(kit, 100 - known, count_known), known);
+}
+
+static void what_a_reader_verified_stays_known_while_the_log_is_open(void **state)
+{
+    struct kit *kit = *state;
+    kit->config.segment_bytes = 20000;
+    kit->shared.max_open_files = 2;
+    kit_open(kit);
+    append_many(kit, 100);
+    kit_close(kit);
+    kit_open(kit);
+    assert_true(each_batch(kit, 0, count_known) < 6);
+    assert_int_equal(each_batch(kit, 0, verify), 100);
+    assert_int_equal(each_batch(kit, 0, count_known), 100);
+    kit_close(kit);
+    kit_open(kit);
+    assert_true(each_batch(kit, 0, count_known) < 6);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, kit_setup, kit_teardown)
 
 int main(void)
@@ -108,6 +227,11 @@ int main(void)
         TEST(a_closed_file_opens_again_unless_the_caller_may_not_wait),
         TEST(what_is_not_a_regular_file_is_refused),
         TEST(a_copied_extent_is_released_on_its_own),
+        TEST(what_this_process_appended_is_good_in_every_segment),
+        TEST(what_was_there_before_is_not_known_to_be_good),
+        TEST(what_recovery_checked_is_good),
+        TEST(damage_that_recovery_passed_is_not_taken_for_good),
+        TEST(what_a_reader_verified_stays_known_while_the_log_is_open),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -158,6 +158,90 @@ static void damage_is_an_error_at_its_place_and_for_good(void **state)
     expect_bytes(place - 50, 1000, place - 50, 50);
 }
 
+/* One bit of the value of the last message, in a batch with five others. */
+static int64_t damage_a_value(enum kq_codec codec)
+{
+    char bytes[6][LINE];
+    struct fake_part values[6];
+    int64_t place = (int64_t)fake_log.text.length;
+    for (int i = 0; i < 6; i++) {
+        snprintf(bytes[i], sizeof(bytes[i]), "%09d", LINES + i);
+        values[i] = (struct fake_part){bytes[i], LINE - 1};
+    }
+    fake_roll();
+    fake_append(NULL, values, 6, codec);
+    const struct fake_segment *segment = &fake_log.segments[fake_log.segment_count - 1];
+    uint8_t byte;
+    int into = (int)segment->length - 6;
+    assert_int_equal(pread(segment->fd, &byte, 1, into), 1);
+    fake_damage(into, byte ^ 0x01);
+    return place;
+}
+
+static void a_flipped_bit_in_a_value_is_damage_of_its_whole_batch(void **state)
+{
+    for (int i = 0; i < 2; i++) {
+        int64_t place = damage_a_value(i ? KQ_CODEC_ZSTD : KQ_CODEC_NONE);
+        append_lines(LINES + 6, LINES + 200);
+        expect_bytes(place - 100, 1000, place - 100, 100);
+        expect_error(place, 1000, -EBADMSG);
+        expect_error(place + 55, 1, -EBADMSG);
+        expect_bytes(place + 6 * LINE, 500, place + 6 * LINE, 500);
+        expect_bytes(place - 50, 1000, place - 50, 50);
+    }
+}
+
+static void messages_of_a_damaged_batch_are_not_read_by_offset_and_others_are(void **state)
+{
+    const uint8_t *bytes;
+    size_t length;
+    damage_a_value(KQ_CODEC_NONE);
+    append_lines(LINES + 6, LINES + 200);
+    for (int i = LINES - 1; i < LINES + 7; i++) {
+        bool bad = i >= LINES && i < LINES + 6;
+        kq_reading_release(&handle.reading);
+        open_view(KQ_VIEW_OFFSET_VALUE);
+        handle.reading.first_offset = i;
+        assert_int_equal(kq_read_file(&handle, 0, 100, true, &bytes, &length), bad ? -EBADMSG : 0);
+        kq_reading_release(&handle.reading);
+        open_view(KQ_VIEW_JSONL);
+        handle.reading.first_offset = i;
+        assert_int_equal(kq_read_file(&handle, 0, 100, true, &bytes, &length), bad ? -EBADMSG : 0);
+    }
+}
+
+static void an_offset_that_does_not_ascend_is_damage(void **state)
+{
+    int64_t place = LINES * LINE;
+    open_view(KQ_VIEW_JSONL);
+    handle.reading.first_offset = LINES - 1;
+    append_lines(LINES, LINES + 1);
+    fake_damage(6, 1); /* base offset 1000-odd less */
+    const uint8_t *bytes;
+    size_t length;
+    assert_int_equal(kq_read_file(&handle, 0, 4000, true, &bytes, &length), 0);
+    assert_non_null(memmem(bytes, length, "{\"offset\":1999,", 15));
+    assert_int_equal(memchr(bytes, '\n', length) - (const void *)bytes, length - 1);
+    expect_error((int64_t)length, 4000, -EBADMSG);
+    kq_reading_release(&handle.reading);
+    open_view(KQ_VIEW_TEXT);
+    expect_bytes(place - 100, 1000, place - 100, 100);
+    expect_error(place, 1000, -EBADMSG);
+}
+
+static void what_was_read_once_is_not_verified_again(void **state)
+{
+    int64_t end = (int64_t)fake_log.text.length;
+    for (int64_t at = 0; at < end; at += 700)
+        expect_bytes(at, 700, at, (size_t)(end - at < 700 ? end - at : 700));
+    int verified = fake_log.verified;
+    assert_true(verified > 5);
+    for (int64_t at = end - end % 300; at >= 0; at -= 300)
+        expect_bytes(at, 300, at, (size_t)(end - at < 300 ? end - at : 300));
+    assert_int_equal(fake_log.verified, verified);
+    assert_int_equal(verified, fake_log.segments[0].batches.length / sizeof(struct fake_batch));
+}
+
 static void a_page_of_a_sealed_file_is_never_cut_short_by_damage(void **state)
 {
     open_view(KQ_VIEW_SEGMENT);
@@ -239,6 +323,10 @@ int main(void)
         TEST(text_that_retention_took_is_stale_and_the_rest_stays),
         TEST(the_endless_file_starts_a_run_at_the_first_retained_message),
         TEST(damage_is_an_error_at_its_place_and_for_good),
+        TEST(a_flipped_bit_in_a_value_is_damage_of_its_whole_batch),
+        TEST(messages_of_a_damaged_batch_are_not_read_by_offset_and_others_are),
+        TEST(an_offset_that_does_not_ascend_is_damage),
+        TEST(what_was_read_once_is_not_verified_again),
         TEST(a_page_of_a_sealed_file_is_never_cut_short_by_damage),
         TEST(json_is_read_in_order_and_again_from_the_start_or_the_last_read),
         TEST(json_ends_with_the_log_and_goes_on_when_it_grows),

@@ -262,6 +262,50 @@ static void damage_is_an_error_once_and_the_stream_goes_on_behind_it(void **stat
     expect_answer("three\n");
 }
 
+static void a_flipped_bit_in_a_value_is_an_error_once_and_nothing_of_the_batch_is_given(
+    void **state)
+{
+    struct fake_part values[2] = {{"two", 3}, {"zwei", 4}};
+    append("one");
+    fake_append(NULL, values, 2, KQ_CODEC_NONE);
+    fake_damage(61 + 15, 'Z'); /* in the second one's */
+    append("three");
+    read_stream(100, false);
+    expect_answer("one\n");
+    read_stream(100, false);
+    expect_error(EBADMSG);
+    read_stream(100, false);
+    expect_answer("three\n");
+    read_stream(100, true);
+    expect_error(EAGAIN);
+}
+
+static void a_control_batch_that_is_damaged_is_not_passed_over_in_silence(void **state)
+{
+    append("one");
+    append("two");
+    fake_damage(22, KQ_ATTRIBUTE_CONTROL);
+    append("three");
+    read_stream(100, false);
+    expect_answer("one\n");
+    read_stream(100, false);
+    expect_error(EBADMSG);
+    read_stream(100, false);
+    expect_answer("three\n");
+}
+
+static void many_streams_of_the_same_messages_cost_one_checksum_each(void **state)
+{
+    append("one");
+    append("two");
+    for (int i = 0; i < 5; i++) {
+        open_stream(i % 2 ? KQ_VIEW_JSONL_STREAM : KQ_VIEW_STREAM, 0);
+        read_stream(1000, false);
+        assert_int_equal(req.answers, 1);
+    }
+    assert_int_equal(fake_log.verified, 2);
+}
+
 static void a_read_that_the_cache_cannot_serve_goes_to_a_worker(void **state)
 {
     append("one");
@@ -354,6 +398,9 @@ int main(void)
         TEST(the_end_of_the_mount_answers_all_and_parks_no_more),
         TEST(what_retention_took_is_stale_once),
         TEST(damage_is_an_error_once_and_the_stream_goes_on_behind_it),
+        TEST(a_flipped_bit_in_a_value_is_an_error_once_and_nothing_of_the_batch_is_given),
+        TEST(a_control_batch_that_is_damaged_is_not_passed_over_in_silence),
+        TEST(many_streams_of_the_same_messages_cost_one_checksum_each),
         TEST(a_read_that_the_cache_cannot_serve_goes_to_a_worker),
         TEST(many_readers_of_one_append_are_all_served),
         TEST(json_lines_stream_in_any_pieces),
