@@ -154,7 +154,8 @@ static void add_entry(struct kq_log *log, struct kq_segment *segment, int64_t of
         log->counted_entry = log->counted_position;
 }
 
-/* Moves the cursor over one batch, or over a damaged place. KQ_END at the end of what WALK covers.
+/* Moves the cursor over one batch, or over a damaged place, which counts as empty; what follows it
+ * gets an entry at once, so that its text can be placed. KQ_END at the end of what WALK covers.
  */
 static int count_batch(struct kq_log *log, struct kq_walk *walk, struct kq_buf *scratch)
 {
@@ -162,15 +163,18 @@ static int count_batch(struct kq_log *log, struct kq_walk *walk, struct kq_buf *
     const uint8_t *bytes;
     int64_t length;
     int r = kq_walk_header(walk, &header);
+    if (r == 0)
+        r = kq_walk_bytes(walk, &header, &bytes);
+    if (r == 0)
+        r = kq_batch_check_crc(bytes, &header);
     if (r == -EBADMSG || r == KQ_PARTIAL) {
         if (!walk->may_block)
             return KQ_WOULD_BLOCK;
         r = kq_walk_resync(walk);
         log->counted_position = r == KQ_END ? walk->end : walk->position;
+        log->counted_entry = log->counted_position - log->counted_in->interval - 1;
         return r;
     }
-    if (r == 0)
-        r = kq_walk_bytes(walk, &header, &bytes);
     if (r != 0)
         return r;
     add_entry(log, log->counted_in, header.base_offset);

@@ -234,11 +234,14 @@ int kq_index_get(struct kq_index *index, pthread_mutex_t *lock, uint32_t number,
     struct kq_file *file;
     int fd;
     pthread_mutex_lock(lock);
-    bool in_tail = number >= index->stored;
+    bool there = number < kq_index_count(index); /* a rebuild may have left fewer */
+    bool in_tail = there && number >= index->stored;
     if (in_tail)
         memcpy(ret, index->tail + (size_t)(number - index->stored) * index->entry_size,
                index->entry_size);
     pthread_mutex_unlock(lock);
+    if (!there)
+        return -EBADMSG;
     if (in_tail)
         return 0;
     int r = use(index, lock, may_block ? 0 : KQ_FILE_NO_BLOCK, &file, &fd);

@@ -166,7 +166,9 @@ int kq_log_text_bounds(struct kq_log *log, bool may_block, struct kq_log_text_bo
  * MAX_BYTES cut it. With WANT_TEXT, ret->text is the text position of that first batch.
  * 0; KQ_GONE; KQ_END (OFFSET is the log end); KQ_BEYOND; KQ_WOULD_BLOCK unless MAY_BLOCK, where the
  * batches between an index entry and OFFSET, or an index, are not cached; -EBADMSG (OFFSET lies in
- * a damaged place; only headers are looked at here); -errno. */
+ * a damaged place; only headers are looked at here); -EIO (with WANT_TEXT: its text position cannot
+ * be told, since there is more damage between it and the places before and behind whose positions
+ * are recorded); -errno. */
 int kq_log_read(struct kq_log *log, int64_t offset, uint32_t max_bytes, bool want_text,
                 bool may_block, struct kq_extent *ret);
 
@@ -178,7 +180,8 @@ int kq_log_read_next(struct kq_log *log, const struct kq_extent *before, uint32_
                      struct kq_extent *ret);
 
 /* As kq_log_read with WANT_TEXT, by text position: the batch whose text contains TEXT. KQ_END where
- * TEXT is the end of text. Where text was lost to damage, ret->text may lie behind TEXT. */
+ * TEXT is the end of text. -EIO: the place is damaged, TEXT was lost; what is behind it has the
+ * positions that it always had. */
 int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool may_block,
                      struct kq_extent *ret);
 

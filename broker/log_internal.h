@@ -110,9 +110,19 @@ int kq_log_count_text(struct kq_log *log, bool may_block);
 /* The text position of SEGMENT's first byte, which lies before what was counted. */
 int kq_log_text_base(struct kq_log *log, struct kq_segment *segment, bool may_block, int64_t *ret);
 
-/* The text position of the batch at POSITION of SEGMENT. 0; KQ_WOULD_BLOCK; -errno. (logtext.c) */
+/* The text position of the batch at POSITION of SEGMENT. 0; KQ_WOULD_BLOCK; -EIO: it cannot be told
+ * for damage before it; -errno. (logtext.c) */
 int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t position, bool may_block,
                    int64_t *ret);
+
+/* Of SEGMENT, whose text_base is known: BY_TEXT the batch whose text contains WANTED, a text
+ * position relative to the segment, else the batch at file position WANTED; and where its text
+ * begins, relative too. RET_FOUND is for BY_TEXT only. Repairs the text index of a sealed segment
+ * where it is in the way; does without one if it cannot. 0; KQ_END: it lies behind all batches;
+ * KQ_WOULD_BLOCK; -EIO: WANTED lies in a damaged place, or its text position cannot be told for
+ * damage; -errno. With no lock held. (textwalk.c) */
+int kq_log_find_text(struct kq_log *log, struct kq_segment *segment, bool by_text, int64_t wanted,
+                     bool may_block, struct kq_found *ret_found, int64_t *ret_text);
 
 /* Text length of the whole batch at BYTES between FROM and TO; a batch that cannot be read has
  * none. -ENOMEM. */
@@ -120,7 +130,9 @@ int kq_log_measure(struct kq_log *log, const uint8_t *bytes, const struct kq_bat
                    int64_t from, int64_t to, struct kq_buf *scratch, int64_t *ret);
 
 /* Writes the text index of SEGMENT, a sealed one, anew. BASE: its text position, or -1: that of the
- * NEXT segment minus the length of its text. With `counting` held. -errno. */
+ * NEXT segment minus the length of its text. NEXT: -1 where it is not known; text that is missing
+ * between the two lies in the damaged place, the last if there are several, so that what follows
+ * keeps its position. With `counting` held. -errno. */
 int kq_log_rebuild_text(struct kq_log *log, struct kq_segment *segment, int64_t base, int64_t next);
 
 /* Makes an extent of what is published in SEGMENT from FOUND on. (logread.c) */

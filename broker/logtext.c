@@ -1,176 +1,5 @@
 /* Reading the log by text position. */
-#include <inttypes.h>
-#include <string.h>
-
-#include "broker/base/diag.h"
 #include "broker/log_internal.h"
-#include "broker/textindex.h"
-
-#define FAR_BYTES (4 * 1024 * 1024) /* further from an entry than this: entries are missing */
-
-/* --- A walk over text --- */
-
-struct text_walk {
-    struct kq_log *log;
-    struct kq_segment *segment;
-    struct kq_walk walk;
-    struct kq_buf scratch;
-    struct kq_batch_header header; /* of the batch at the position */
-    int64_t text;                  /* where its text begins, relative to the segment */
-    int64_t length;                /* of its text */
-};
-
-/* Is there a batch, or the end, where ENTRY points to? 0, or why not. */
-static int verify(const struct text_walk *at, const struct kq_text_entry *entry, bool may_block)
-{
-    struct kq_batch_header header;
-    struct kq_walk walk;
-    if (entry->position == at->walk.end)
-        return 0;
-    if (entry->position > at->walk.end)
-        return -EBADMSG;
-    kq_walk_begin(&walk, at->walk.fd, at->segment->base, entry->position, at->walk.end,
-                  KQ_WALK_NEAR, may_block);
-    int r = kq_walk_header(&walk, &header);
-    kq_walk_end(&walk);
-    if (r == 0 && header.base_offset != at->segment->base + entry->offset)
-        r = -EBADMSG;
-    return r > 0 && r != KQ_WOULD_BLOCK ? -EBADMSG : r;
-}
-
-/* Puts AT at the last entry whose KEY is <= WANTED and that fits the log.
- * -EBADMSG: the entry there is damaged. */
-static int seek_entry(struct text_walk *at, kq_index_key *key, int64_t wanted, bool may_block)
-{
-    uint8_t raw[KQ_INDEX_ENTRY_MAX];
-    struct kq_text_entry entry = {0};
-    int r = kq_index_search(&at->segment->texts, &at->log->map, key, wanted, may_block, raw, NULL);
-    if (r == 0)
-        r = kq_text_entry_read(raw, at->segment->base, &entry);
-    if (r == 0)
-        r = verify(at, &entry, may_block);
-    if (r == KQ_END)
-        r = 0;
-    if (r == -ENOENT || r == -EINVAL)
-        r = -EBADMSG;
-    if (r == 0) {
-        at->walk.position = entry.position;
-        at->text = entry.text;
-    }
-    return r;
-}
-
-/* Reads the batch at the position. KQ_END; KQ_WOULD_BLOCK; -errno. A damaged place is passed over,
- * as when its text was counted. */
-static int measure(struct text_walk *at)
-{
-    const uint8_t *bytes;
-    int r = kq_walk_header(&at->walk, &at->header);
-    if (r == -EBADMSG || r == KQ_PARTIAL) {
-        if (!at->walk.may_block)
-            return KQ_WOULD_BLOCK;
-        r = kq_walk_resync(&at->walk);
-        if (r == 0)
-            r = kq_walk_header(&at->walk, &at->header);
-    }
-    if (r == 0)
-        r = kq_walk_bytes(&at->walk, &at->header, &bytes);
-    if (r == 0)
-        r = kq_log_measure(at->log, bytes, &at->header, at->header.base_offset, INT64_MAX,
-                           &at->scratch, &at->length);
-    return r;
-}
-
-/* Walks from an entry up to the batch where KEY(position or text) reaches WANTED: by text, the
- * batch whose text contains it; by position, the batch there. 0; KQ_END; … */
-static int walk_to(struct text_walk *at, bool by_text, int64_t wanted, bool *ret_far)
-{
-    int64_t from = at->walk.position;
-    int r;
-    for (;;) {
-        if (!by_text && at->walk.position >= wanted)
-            return 0;
-        r = measure(at);
-        if (r != 0)
-            return r;
-        if (by_text && wanted < at->text + at->length)
-            return 0;
-        at->text += at->length;
-        kq_walk_step(&at->walk, &at->header);
-        if (at->walk.position - from > FAR_BYTES + (int64_t)at->header.size) {
-            *ret_far = true;
-            if (!at->walk.may_block)
-                return KQ_WOULD_BLOCK;
-        }
-    }
-}
-
-static int begin(struct text_walk *at, struct kq_log *log, struct kq_segment *segment,
-                 bool may_block)
-{
-    struct kq_published state;
-    int fd;
-    int r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &fd);
-    if (r != 0)
-        return r;
-    kq_segment_published(segment, &state);
-    *at = (struct text_walk){.log = log, .segment = segment};
-    kq_walk_begin(&at->walk, fd, segment->base, 0, state.size, KQ_WALK_NEAR, may_block);
-    return 0;
-}
-
-static void end(struct text_walk *at)
-{
-    kq_walk_end(&at->walk);
-    kq_buf_release(&at->scratch);
-    kq_file_done(at->segment->file);
-}
-
-static int find_once(struct kq_log *log, struct kq_segment *segment, bool by_text, int64_t wanted,
-                     bool may_block, bool use_index, bool *ret_far, struct kq_found *ret_found,
-                     int64_t *ret_text)
-{
-    struct text_walk at;
-    int r = begin(&at, log, segment, may_block);
-    if (r != 0)
-        return r;
-    if (use_index)
-        r = seek_entry(&at, by_text ? kq_text_key : kq_text_position_key, wanted, may_block);
-    if (r == 0)
-        r = walk_to(&at, by_text, wanted, ret_far);
-    if (r == 0) {
-        *ret_text = at.text;
-        *ret_found = (struct kq_found){
-            .position = at.walk.position,
-            .base_offset = at.header.base_offset,
-            .next_offset = kq_batch_next_offset(&at.header),
-            .size = at.header.size,
-        };
-    }
-    end(&at);
-    return r;
-}
-
-/* Repairs the text index of a sealed segment where it is in the way; does without one if not. */
-static int find(struct kq_log *log, struct kq_segment *segment, bool by_text, int64_t wanted,
-                bool may_block, struct kq_found *ret_found, int64_t *ret_text)
-{
-    bool far = false;
-    int r = find_once(log, segment, by_text, wanted, may_block, true, &far, ret_found, ret_text);
-    if (r != -EBADMSG && !far)
-        return r;
-    if (!may_block)
-        return KQ_WOULD_BLOCK;
-    pthread_mutex_lock(&log->counting);
-    int repaired = kq_log_rebuild_text(log, segment, segment->text_base, -1);
-    pthread_mutex_unlock(&log->counting);
-    if (repaired < 0 && r == 0)
-        return 0;
-    return find_once(log, segment, by_text, wanted, may_block, repaired == 0, &far, ret_found,
-                     ret_text);
-}
-
-/* --- What the rest of the log asks --- */
 
 int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t position, bool may_block,
                    int64_t *ret)
@@ -181,10 +10,34 @@ int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t posit
     if (r == 0)
         r = kq_log_text_base(log, segment, may_block, &base);
     if (r == 0 && position > 0)
-        r = find(log, segment, false, position, may_block, &found, &text);
+        r = kq_log_find_text(log, segment, false, position, may_block, &found, &text);
     if (r == 0)
         *ret = base + text;
     return r == KQ_END ? -EBADMSG : r;
+}
+
+/* Text length of the messages before OFFSET in the batch FOUND. */
+static int text_in_batch(struct kq_log *log, struct kq_segment *segment,
+                         const struct kq_found *found, int64_t offset, bool may_block, int64_t *ret)
+{
+    kq_autobuf struct kq_buf scratch = {0};
+    struct kq_batch_header header;
+    struct kq_walk walk;
+    const uint8_t *bytes;
+    int fd;
+    int r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &fd);
+    if (r != 0)
+        return r;
+    kq_walk_begin(&walk, fd, segment->base, found->position, found->position + found->size,
+                  KQ_WALK_NEAR, may_block);
+    r = kq_walk_header(&walk, &header);
+    if (r == 0)
+        r = kq_walk_bytes(&walk, &header, &bytes);
+    if (r == 0)
+        r = kq_log_measure(log, bytes, &header, header.base_offset, offset, &scratch, ret);
+    kq_walk_end(&walk);
+    kq_file_done(segment->file);
+    return r;
 }
 
 /* The text position of the first message at or behind OFFSET. KQ_END: there is none. */
@@ -192,30 +45,16 @@ static int text_of_offset(struct kq_log *log, struct kq_segment *segment, int64_
                           bool may_block, int64_t *ret)
 {
     struct kq_found found;
-    struct text_walk at;
-    int64_t text;
+    int64_t text, before = 0;
     if (offset <= segment->base)
         return kq_log_text_base(log, segment, may_block, ret);
     int r = kq_segment_find(segment, &log->map, offset, may_block, &found);
     if (r == 0)
         r = kq_log_text_of(log, segment, found.position, may_block, &text);
-    if (r == 0 && found.base_offset < offset) {
-        const uint8_t *bytes;
-        r = begin(&at, log, segment, may_block);
-        if (r != 0)
-            return r;
-        at.walk.position = found.position;
-        r = kq_walk_header(&at.walk, &at.header);
-        if (r == 0)
-            r = kq_walk_bytes(&at.walk, &at.header, &bytes);
-        if (r == 0)
-            r = kq_log_measure(log, bytes, &at.header, at.header.base_offset, offset, &at.scratch,
-                               &at.length);
-        end(&at);
-        text += at.length;
-    }
+    if (r == 0 && found.base_offset < offset)
+        r = text_in_batch(log, segment, &found, offset, may_block, &before);
     if (r == 0)
-        *ret = text;
+        *ret = text + before;
     return r;
 }
 
@@ -354,13 +193,17 @@ static int read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
     do {
         r = kq_log_text_base(log, segment, may_block, &base);
         if (r == 0)
-            r = find(log, segment, true, kq_max64(text - base, 0), may_block, &found, &at);
+            r = kq_log_find_text(log, segment, true, kq_max64(text - base, 0), may_block, &found,
+                                 &at);
         if (r != KQ_END)
             break;
         struct kq_segment *next = kq_log_segment_after(log, segment);
         kq_segment_unref(segment);
         segment = next;
     } while (segment);
+    /* Text that there should be but no batch has: it was lost, up to what was found. */
+    if (r == KQ_END || (r == 0 && base + at > text))
+        r = -EIO;
     if (r == 0)
         r = kq_log_make_extent(segment, &found, max_bytes, may_block, ret);
     if (r == 0)

@@ -131,6 +131,8 @@ int kq_segment_rebuild(struct kq_segment *segment, pthread_mutex_t *lock)
 struct text_build {
     struct kq_buf bytes, scratch;
     int64_t text, last_entry;
+    int64_t next_offset;
+    size_t damage; /* entries from here on lie behind the last damaged place; 0: there is none */
 };
 
 static int add_text(struct kq_log *log, struct kq_segment *segment, struct text_build *build,
@@ -146,6 +148,8 @@ static int add_text(struct kq_log *log, struct kq_segment *segment, struct text_
     };
     int r = kq_walk_bytes(walk, header, &bytes);
     if (r == 0)
+        r = kq_batch_check_crc(bytes, header);
+    if (r == 0)
         r = kq_log_measure(log, bytes, header, header->base_offset, INT64_MAX, &build->scratch,
                            &length);
     if (r < 0)
@@ -157,6 +161,18 @@ static int add_text(struct kq_log *log, struct kq_segment *segment, struct text_
         build->last_entry = walk->position;
     }
     build->text += length;
+    build->next_offset = kq_batch_next_offset(header);
+    if (r == 0)
+        kq_walk_step(walk, header);
+    return r;
+}
+
+/* The first batch behind a damaged place gets an entry at once, so that its text can be placed. */
+static int pass_damage(struct kq_segment *segment, struct text_build *build, struct kq_walk *walk)
+{
+    int r = kq_walk_resync(walk);
+    build->damage = build->bytes.length;
+    build->last_entry = walk->position - segment->interval - 1;
     return r;
 }
 
@@ -171,19 +187,30 @@ static int scan_text(struct kq_log *log, struct kq_segment *segment, struct text
         return r;
     kq_segment_published(segment, &state);
     kq_walk_begin(&walk, fd, segment->base, 0, state.size, KQ_WALK_FAR, true);
-    while ((r = kq_walk_header(&walk, &header)) != KQ_END) {
-        if (r == -EBADMSG || r == KQ_PARTIAL) {
-            r = kq_walk_resync(&walk);
-        } else if (r == 0) {
+    do {
+        r = kq_walk_header(&walk, &header);
+        if (r == 0)
             r = add_text(log, segment, build, &walk, &header);
-            kq_walk_step(&walk, &header);
-        }
-        if (r != 0)
-            break;
-    }
+        if (r == -EBADMSG || r == KQ_PARTIAL)
+            r = pass_damage(segment, build, &walk);
+    } while (r == 0);
     kq_walk_end(&walk);
     kq_file_done(segment->file);
     return r == KQ_END ? 0 : r;
+}
+
+/* The damaged place had LOST bytes of text: what follows lies so much further. */
+static void place_behind_damage(const struct kq_segment *segment, struct text_build *build,
+                                int64_t lost)
+{
+    for (size_t at = build->damage; at < build->bytes.length; at += KQ_TEXT_ENTRY) {
+        struct kq_text_entry entry;
+        uint8_t *raw = build->bytes.data + at;
+        kq_text_entry_read(raw, segment->base, &entry);
+        entry.text += lost;
+        kq_text_entry_write(raw, segment->base, &entry);
+    }
+    build->text += lost;
 }
 
 int kq_log_rebuild_text(struct kq_log *log, struct kq_segment *segment, int64_t base, int64_t next)
@@ -192,12 +219,17 @@ int kq_log_rebuild_text(struct kq_log *log, struct kq_segment *segment, int64_t 
     struct text_build build = {0};
     if (!segment->sealed || atomic_exchange(&segment->text_rebuilt, true))
         return -EBADMSG;
+    if (segment->base == 0)
+        base = 0;
     kq_diag(LOG_WARNING, "%s: rebuilding the text index of segment %" PRId64, log->name,
             segment->base);
     int r = kq_buf_append(&build.bytes, header, sizeof(header));
     if (r == 0)
         r = scan_text(log, segment, &build);
     if (r == 0) {
+        if (base >= 0 && build.damage > 0 && next - base > build.text &&
+            build.next_offset == segment->next_offset)
+            place_behind_damage(segment, &build, next - base - build.text);
         base = base >= 0 ? base : kq_max64(0, next - build.text);
         kq_text_header_write(build.bytes.data, segment->base, base);
         r = kq_segment_replace_index(segment, &segment->texts, &log->map, &build.bytes);
