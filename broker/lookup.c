@@ -89,12 +89,30 @@ static int start_behind_damage(struct lookup *lookup, int64_t offset, uint32_t n
     return r == 0 && header.base_offset > offset ? -EBADMSG : r;
 }
 
+/* OFFSET is in none of the batches that were passed, the last of which is BEFORE at POSITION: that
+ * a header says so is not enough, or messages would be missing as if they had never been. */
+static int verify_gap(struct lookup *lookup, struct kq_walk *walk, int64_t position,
+                      const struct kq_batch_header *before)
+{
+    const uint8_t *bytes;
+    int64_t here = walk->position;
+    walk->position = position;
+    int r = kq_walk_bytes(walk, before, &bytes);
+    if (r == 0)
+        r = kq_verified_check(lookup->segment->file->verified, position, before, bytes);
+    walk->position = here;
+    return r;
+}
+
 static int walk_to(struct lookup *lookup, struct kq_walk *walk, int64_t offset,
                    struct kq_batch_header *ret)
 {
-    int64_t from = walk->position;
+    int64_t from = walk->position, passed = -1;
+    struct kq_batch_header before;
     int r;
     while ((r = kq_walk_header(walk, ret)) == 0 && kq_batch_next_offset(ret) <= offset) {
+        passed = walk->position;
+        before = *ret;
         kq_walk_step(walk, ret);
         if (walk->position - from > FAR_BYTES + (int64_t)ret->size) {
             lookup->damaged = true;
@@ -102,6 +120,8 @@ static int walk_to(struct lookup *lookup, struct kq_walk *walk, int64_t offset,
                 return KQ_WOULD_BLOCK;
         }
     }
+    if (r == 0 && ret->base_offset > offset && passed >= 0)
+        r = verify_gap(lookup, walk, passed, &before);
     return r;
 }
 

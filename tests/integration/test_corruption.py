@@ -251,15 +251,13 @@ def test_damage_in_front_of_valid_batches_is_kept_aside():
 def read_from(path, position=0, size=1 << 16):
     """What can be read from POSITION on, and the name of the error that ended it, if one did."""
     data = b""
-    fd = os.open(path, os.O_RDONLY)
     try:
-        os.lseek(fd, position, os.SEEK_SET)
-        while part := os.read(fd, size):
-            data += part
+        with open(path, "rb", buffering=0) as file:
+            file.seek(position)
+            while part := file.read(size):
+                data += part
     except OSError as error:
         return data, name_of(error.errno)
-    finally:
-        os.close(fd)
     return data, None
 
 
@@ -346,6 +344,15 @@ def test_a_checksum_is_computed_once_and_never_for_what_was_just_written():
     os.close(fd)
     sh(f"cat {topic}/p0 {topic}/p0.log {topic}/p0.jsonl {topic}/by-segment/p0/*")
     equal(counter(victim, "kqfs_verified_batches_total"), computed)
+    victim.broker.stop()
+
+
+def test_by_time_does_not_believe_a_damaged_batch():
+    victim = Victim("value-time", clean=True)
+    flip_in_value(victim, 3)
+    victim.broker.start()
+    topic = victim.broker.path("t")
+    refused(errno.EIO, os.readlink, f"{topic}/by-time/p0/0")
     victim.broker.stop()
 
 

@@ -1,5 +1,6 @@
 #include "log_kit.h"
 
+#include "broker/base/crc32c.h"
 #include "broker/file.h"
 
 static struct kq_file_place place_of(struct kit *kit, unsigned max_open)
@@ -217,6 +218,50 @@ static void what_a_reader_verified_stays_known_while_the_log_is_open(void **stat
     assert_true(each_batch(kit, 0, count_known) < 6);
 }
 
+/* In a sealed segment of batches of ten, the one of 20 says on disk that it ends with 24. */
+static void shorten_a_batch(struct kit *kit, bool with_checksum)
+{
+    struct kq_extent extent;
+    uint8_t bytes[2000];
+    kit->config.index_interval_bytes = 1 << 30;
+    kit->config.segment_bytes = 10000;
+    kit_open(kit);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(kit_append(kit, 10, 100, 1, i, true, NULL), 0);
+    assert_int_equal(kq_log_read(kit->log, 20, 1, false, true, &extent), 0);
+    assert_int_equal(pread(extent.fd, bytes, extent.length, extent.position), extent.length);
+    kq_store_be32(bytes + 23, 4);
+    kq_store_be32(bytes + 57, 5);
+    if (with_checksum)
+        kq_store_be32(bytes + 17,
+                      kq_crc32c(0, bytes + KQ_BATCH_CRC_FROM, extent.length - KQ_BATCH_CRC_FROM));
+    assert_int_equal(pwrite(extent.fd, bytes, extent.length, extent.position), extent.length);
+    kq_extent_unref(&extent);
+    kit_close(kit);
+    kit_open(kit);
+}
+
+static void messages_that_a_damaged_header_denies_are_damage_and_not_a_gap(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_extent extent;
+    shorten_a_batch(kit, false);
+    assert_int_equal(kq_log_read(kit->log, 27, 1, false, true, &extent), -EBADMSG);
+    assert_int_equal(kq_log_read(kit->log, 33, 1, false, true, &extent), 0);
+    assert_int_equal(extent.base_offset, 30);
+    kq_extent_unref(&extent);
+}
+
+static void a_gap_that_is_one_is_passed_over(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_extent extent;
+    shorten_a_batch(kit, true);
+    assert_int_equal(kq_log_read(kit->log, 27, 1, false, true, &extent), 0);
+    assert_int_equal(extent.base_offset, 30);
+    kq_extent_unref(&extent);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, kit_setup, kit_teardown)
 
 int main(void)
@@ -232,6 +277,8 @@ int main(void)
         TEST(what_recovery_checked_is_good),
         TEST(damage_that_recovery_passed_is_not_taken_for_good),
         TEST(what_a_reader_verified_stays_known_while_the_log_is_open),
+        TEST(messages_that_a_damaged_header_denies_are_damage_and_not_a_gap),
+        TEST(a_gap_that_is_one_is_passed_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
