@@ -173,9 +173,10 @@ int kq_log_read(struct kq_log *log, int64_t offset, uint32_t max_bytes, bool wan
                 bool may_block, struct kq_extent *ret);
 
 /* What follows behind BEFORE (an extent not cut by MAX_BYTES: its next_offset is known), without a
- * search; ret->text is -1. 0; KQ_END (nothing published yet); KQ_GONE (retention took it); -EINVAL
- * (BEFORE was cut); -errno. Reads the disk only to open the next segment, and for the header of the
- * first batch where MAX_BYTES cuts the extent. */
+ * search; ret->text is -1, or that of the next segment where one begins here and it is known. 0;
+ * KQ_END (nothing published yet); KQ_GONE (retention took it); -EINVAL (BEFORE was cut); -errno.
+ * Reads the disk only to open the next segment, and for the header of the first batch where
+ * MAX_BYTES cuts the extent. */
 int kq_log_read_next(struct kq_log *log, const struct kq_extent *before, uint32_t max_bytes,
                      struct kq_extent *ret);
 

@@ -162,11 +162,14 @@ int kq_log_read_next(struct kq_log *log, const struct kq_extent *before, uint32_
         .next_offset = -1,
     };
     struct kq_extent extent;
+    int64_t text = -1;
     r = look_at(segment, max_bytes, &found);
     if (r == 0)
         r = kq_log_make_extent(segment, &found, max_bytes, true, &extent);
+    if (position == 0)
+        text = atomic_load_explicit(&segment->text_base, memory_order_acquire);
     kq_segment_unref(segment);
-    return conclude(log, before->next_offset, r, -1, &extent, ret);
+    return conclude(log, before->next_offset, r, text, &extent, ret);
 }
 
 /* --- By time --- */

@@ -1,4 +1,7 @@
 /* Reading the log by text position. */
+#include <inttypes.h>
+
+#include "broker/base/diag.h"
 #include "broker/log_internal.h"
 
 int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t position, bool may_block,
@@ -202,8 +205,13 @@ static int read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
         segment = next;
     } while (segment);
     /* Text that there should be but no batch has: it was lost, up to what was found. */
-    if (r == KQ_END || (r == 0 && base + at > text))
+    if (r == KQ_END || (r == 0 && base + at > text)) {
+        kq_diag_limited(60000, LOG_ERR,
+                        "%s: the text at position %" PRId64
+                        " is missing: reading there fails, what is behind is served",
+                        log->name, text);
         r = -EIO;
+    }
     if (r == 0)
         r = kq_log_make_extent(segment, &found, max_bytes, may_block, ret);
     if (r == 0)

@@ -125,6 +125,11 @@ static int next_extent(struct kq_cursor *cursor)
     int r = kq_read_next(&cursor->access, &cursor->extent, WHOLE_SEGMENT, &next);
     if (r != 0)
         return r;
+    /* What lay between was lost: the text that follows is not the text at this place. */
+    if (cursor->by_text && next.text > cursor->text) {
+        kq_extent_unref(&next);
+        return -EBADMSG;
+    }
     kq_extent_unref(&cursor->extent);
     cursor->extent = next;
     cursor->batch_at = next.position;
@@ -285,6 +290,7 @@ void kq_cursor_step(struct kq_cursor *cursor, const struct kq_record *record, in
     cursor->record_at += size;
     cursor->next_offset = record->offset + 1;
     cursor->skip = 0;
+    cursor->by_text = false;
     cursor->left--;
 }
 
@@ -296,6 +302,7 @@ static void place(struct kq_cursor *cursor, const struct kq_extent *extent)
     cursor->extent = *extent;
     cursor->batch_at = extent->position;
     cursor->text = extent->text;
+    cursor->by_text = extent->text >= 0;
     cursor->next_offset = extent->base_offset;
     cursor->in_batch = false;
     cursor->left = 0;

@@ -28,6 +28,7 @@ struct kq_cursor {
     int64_t record_at, records_end; /* positions in the file, or in INFLATED */
     int64_t skip;                   /* text bytes of the next record that were handed over */
     int64_t text;                   /* text position of the next byte */
+    bool by_text;                   /* that is known */
     int64_t next_offset;            /* of the next record at least */
     struct kq_buf inflated;
     struct kq_rendering rendering;

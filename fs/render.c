@@ -172,12 +172,13 @@ int kq_render_text(struct kq_cursor *cursor, struct kq_lens *lens, uint8_t *out,
         if (r == 0 && cursor->skip == 0 && batch_is_uniform(cursor))
             r = render_run(cursor, lens, out + done, room - done, &n);
         done += n;
+        cursor->text += (int64_t)n;
         if (r != 0 || done == room || cursor->left == 0)
             continue;
         r = render_edge(cursor, lens, out + done, room - done, &n);
         done += n;
+        cursor->text += (int64_t)n;
     }
-    cursor->text += (int64_t)done;
     *ret_length = done;
     return r;
 }

@@ -267,7 +267,8 @@ int kq_read_next(const struct kq_access *access, const struct kq_extent *before,
             return give(number, &batches[i], -1, ret);
     while (++number < fake_log.segment_count)
         if (fake_log.segments[number].batches.length)
-            return give(number, (void *)fake_log.segments[number].batches.data, -1, ret);
+            return give(number, (void *)fake_log.segments[number].batches.data,
+                        ((struct fake_batch *)fake_log.segments[number].batches.data)->text, ret);
     return KQ_END;
 }
 

@@ -242,6 +242,17 @@ static void what_was_read_once_is_not_verified_again(void **state)
     assert_int_equal(verified, fake_log.segments[0].batches.length / sizeof(struct fake_batch));
 }
 
+static void text_that_is_missing_between_segments_is_an_error_and_shifts_nothing(void **state)
+{
+    fake_roll();
+    int64_t place = LINES * LINE;
+    append_lines(LINES, LINES + 200);
+    ((struct fake_batch *)fake_log.segments[fake_log.segment_count - 1].batches.data)->text += 5;
+    expect_bytes(place - 100, 1000, place - 100, 100);
+    expect_error(place, 1000, -EBADMSG);
+    expect_bytes(place - 50, 1000, place - 50, 50);
+}
+
 static void a_page_of_a_sealed_file_is_never_cut_short_by_damage(void **state)
 {
     open_view(KQ_VIEW_SEGMENT);
@@ -327,6 +338,7 @@ int main(void)
         TEST(messages_of_a_damaged_batch_are_not_read_by_offset_and_others_are),
         TEST(an_offset_that_does_not_ascend_is_damage),
         TEST(what_was_read_once_is_not_verified_again),
+        TEST(text_that_is_missing_between_segments_is_an_error_and_shifts_nothing),
         TEST(a_page_of_a_sealed_file_is_never_cut_short_by_damage),
         TEST(json_is_read_in_order_and_again_from_the_start_or_the_last_read),
         TEST(json_ends_with_the_log_and_goes_on_when_it_grows),
