@@ -150,6 +150,7 @@ static int next_batch(struct kq_cursor *cursor, struct kq_lens *lens)
     size_t length;
     int64_t end = extent_end(&cursor->extent);
     int r = 0;
+    cursor->batch.size = 0;
     if (cursor->batch_at == end) {
         r = next_extent(cursor);
         end = extent_end(&cursor->extent);
@@ -187,6 +188,33 @@ int kq_cursor_enter(struct kq_cursor *cursor, struct kq_lens *lens)
         if (r != 0)
             return r;
     }
+    return 0;
+}
+
+int kq_cursor_pass_damage(struct kq_cursor *cursor, struct kq_lens *lens)
+{
+    struct kq_batch_header header;
+    const uint8_t *bytes;
+    size_t length;
+    int64_t behind = cursor->batch_at + cursor->batch.size, end = extent_end(&cursor->extent);
+    if (!kq_cursor_is_placed(cursor) || cursor->batch.size == 0)
+        return -EBADMSG;
+    if (behind < end) {
+        if (end - behind < KQ_BATCH_HEADER)
+            return -EBADMSG;
+        int r = kq_lens_at(lens, cursor->extent.fd, behind, KQ_BATCH_HEADER, end, &bytes, &length);
+        if (r == 0 &&
+            (kq_batch_header_read(bytes, length, &header) != 0 || !is_in_place(cursor, &header) ||
+             header.base_offset > kq_batch_next_offset(&cursor->batch)))
+            r = -EBADMSG;
+        if (r != 0)
+            return r;
+    }
+    cursor->batch_at = behind;
+    cursor->in_batch = false;
+    cursor->left = 0;
+    cursor->skip = 0;
+    kq_buf_clear(&cursor->inflated, 0);
     return 0;
 }
 

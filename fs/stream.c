@@ -58,17 +58,24 @@ static int overtaken(struct kq_stream *stream, int64_t start)
     return -ESTALE;
 }
 
-/* Behind the batch that is damaged, so that the next read meets what follows. */
-static void pass_damage(struct kq_stream *stream)
+/* Behind the batch that is damaged, so that the next read meets what follows. -EBADMSG, once it is;
+ * KQ_WOULD_BLOCK. */
+static int pass_damage(struct kq_stream *stream, struct kq_lens *lens)
 {
     struct kq_cursor *cursor = &stream->cursor;
     int64_t next = cursor->next_offset;
+    int r = kq_cursor_pass_damage(cursor, lens);
+    if (r == KQ_WOULD_BLOCK)
+        return r;
     kq_report_damage(cursor);
-    if (kq_cursor_is_placed(cursor) && cursor->batch.size > 0 &&
-        kq_batch_next_offset(&cursor->batch) > next)
-        next = kq_batch_next_offset(&cursor->batch);
-    kq_cursor_release(cursor);
-    cursor->next_offset = next;
+    if (r != 0) {
+        if (kq_cursor_is_placed(cursor) && cursor->batch.size > 0 &&
+            kq_batch_next_offset(&cursor->batch) > next)
+            next = kq_batch_next_offset(&cursor->batch);
+        kq_cursor_release(cursor);
+        cursor->next_offset = next;
+    }
+    return -EBADMSG;
 }
 
 static int render(struct kq_stream *stream, struct kq_lens *lens, size_t size,
@@ -125,7 +132,7 @@ static int fill(struct kq_stream *stream, size_t size, bool may_block, struct kq
     if (r == KQ_GONE)
         return overtaken(stream, bounds.start);
     if (r == -EBADMSG)
-        pass_damage(stream);
+        r = pass_damage(stream, &lens);
     if (r == KQ_END) /* whatever lies before the end has no text */
         cursor->next_offset = kq_max64(cursor->next_offset, bounds.last_stable);
     return r == KQ_BEYOND ? KQ_END : r;

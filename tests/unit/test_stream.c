@@ -280,6 +280,35 @@ static void a_flipped_bit_in_a_value_is_an_error_once_and_nothing_of_the_batch_i
     expect_error(EAGAIN);
 }
 
+static void offsets_that_a_damaged_batch_claims_hide_nothing_behind_it(void **state)
+{
+    append("one");
+    append("two");
+    fake_damage(26, 2); /* as if it ended with an offset two later */
+    append("three");
+    append("four");
+    append("five");
+    read_stream(100, false);
+    expect_answer("one\n");
+    read_stream(100, false);
+    expect_error(EBADMSG);
+    read_stream(100, false);
+    expect_answer("three\nfour\nfive\n");
+}
+
+static void damage_at_the_end_is_passed_when_more_is_appended(void **state)
+{
+    append("one");
+    fake_damage(61 + 7, 'X');
+    read_stream(100, false);
+    expect_error(EBADMSG);
+    read_stream(100, false);
+    assert_int_equal(req.answers, 0);
+    append("two");
+    fake_wake(KQ_WAKE_DATA);
+    expect_answer("two\n");
+}
+
 static void a_control_batch_that_is_damaged_is_not_passed_over_in_silence(void **state)
 {
     append("one");
@@ -399,6 +428,8 @@ int main(void)
         TEST(what_retention_took_is_stale_once),
         TEST(damage_is_an_error_once_and_the_stream_goes_on_behind_it),
         TEST(a_flipped_bit_in_a_value_is_an_error_once_and_nothing_of_the_batch_is_given),
+        TEST(offsets_that_a_damaged_batch_claims_hide_nothing_behind_it),
+        TEST(damage_at_the_end_is_passed_when_more_is_appended),
         TEST(a_control_batch_that_is_damaged_is_not_passed_over_in_silence),
         TEST(many_streams_of_the_same_messages_cost_one_checksum_each),
         TEST(a_read_that_the_cache_cannot_serve_goes_to_a_worker),
