@@ -356,6 +356,61 @@ def test_by_time_does_not_believe_a_damaged_batch():
     victim.broker.stop()
 
 
+def lines_at(topic, view, position, count):
+    """COUNT lines at byte POSITION, as a seek and a few reads give them."""
+    fd = os.open(f"{topic}/{view}", os.O_RDONLY)
+    try:
+        os.lseek(fd, position, os.SEEK_SET)
+        got = b""
+        while got.count(b"\n") < count and (part := os.read(fd, 300)):
+            got += part
+    finally:
+        os.close(fd)
+    return b"".join(got.splitlines(keepends=True)[:count])
+
+
+def test_what_lies_behind_damage_keeps_its_place_and_size():
+    victim = Victim("places", clean=True)
+    file = victim.log_files()[3]
+    base = segment_of(file)
+    starts = [0]
+    for i in range(MESSAGES):
+        starts.append(starts[-1] + len(message(i)))
+    # The third batch of the segment: its length, its magic byte, a value.
+    with open(os.path.join(victim.whole, file), "rb") as log:
+        bytes_of_batches = log.read()
+    at = 0
+    for _ in range(2):
+        at += 12 + int.from_bytes(bytes_of_batches[at + 8:at + 12], "big")
+    lost = range(base + 2 * PER_APPEND, base + 3 * PER_APPEND)
+    for into in (11, 16, 90):
+        victim.restore()
+        flip(victim.path(file), at + into)
+        victim.broker.start()
+        topic = victim.broker.path("t")
+        equal(os.stat(f"{topic}/p0").st_size, starts[-1], "size of p0")
+        for i in (*range(base, lost[0]), *range(lost[-1] + 1, min(base + 90, MESSAGES - 3))):
+            last = lost[0] if i < lost[0] else MESSAGES
+            count = min(3, last - i)
+            wanted = b"".join(map(message, range(i, i + count)))
+            for view in ("p0", "p0.log"):
+                equal(lines_at(topic, view, starts[i], count), wanted, view, "at message", i)
+            try:
+                size = os.stat(f"{topic}/by-offset/p0/{i}").st_size
+            except OSError as error:  # an offset that no index entry leads to, near the damage
+                check(error.errno == errno.EIO and i > lost[-1] and i < lost[-1] + 30, i, error)
+                continue
+            equal(size, starts[-1] - starts[i], "size of by-offset of", i)
+            equal(lines_at(topic, f"by-offset/p0/{i}", 0, count), wanted, "by-offset of", i)
+        for i in lost:
+            refused(errno.EIO, lines_at, topic, "p0", starts[i], 1)
+        first = sh(f"tail -c +{starts[lost[-1] + 1] + 1} {topic}/p0 | sed -n 1p")
+        equal(first, message(lost[-1] + 1), "tail -c behind the damage")
+        dd = f"dd if={topic}/p0 bs=1 skip={starts[lost[-1] + 2]} count={len(message(lost[-1] + 2))} status=none"
+        equal(sh(dd), message(lost[-1] + 2), "dd behind the damage")
+        victim.broker.stop()
+
+
 def test_an_empty_data_directory_file_by_file():
     """Whatever one file of a new data directory becomes, the broker starts or says why not."""
     empty = Broker("empty", options=OPTIONS)
