@@ -1,6 +1,7 @@
 #include "broker/extent.h"
 
 #include "broker/file.h"
+#include "broker/walk.h"
 
 void kq_extent_ref(const struct kq_extent *extent)
 {
@@ -28,4 +29,16 @@ int kq_extent_verify(const struct kq_extent *extent, int64_t position,
                      const struct kq_batch_header *header, uint32_t crc)
 {
     return kq_verified_conclude(extent->owner->verified, position, header, crc);
+}
+
+int kq_extent_resync(const struct kq_extent *extent, int64_t position, int64_t *ret)
+{
+    struct kq_walk walk;
+    int64_t end = extent->position + extent->length;
+    kq_walk_begin(&walk, extent->fd, extent->owner->base, position, end, KQ_WALK_FAR, true);
+    int r = kq_walk_resync(&walk);
+    if (r == 0 || r == KQ_END)
+        *ret = r == 0 ? walk.position : end;
+    kq_walk_end(&walk);
+    return r < 0 ? r : 0;
 }

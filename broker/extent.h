@@ -37,3 +37,7 @@ bool kq_extent_is_verified(const struct kq_extent *extent, int64_t position, uin
  * it if that is right. 0; -EBADMSG: the batch is damaged, and nothing of it may be believed. */
 int kq_extent_verify(const struct kq_extent *extent, int64_t position,
                      const struct kq_batch_header *header, uint32_t crc);
+
+/* EXTENT is damaged at POSITION: where is the next batch whose checksum is right? That, or the end
+ * of EXTENT. Reads on from there, and may block. 0; -EIO, -ENOMEM. */
+int kq_extent_resync(const struct kq_extent *extent, int64_t position, int64_t *ret);

@@ -14,7 +14,7 @@ struct lookup {
     struct kq_segment *segment;
     pthread_mutex_t *lock;
     int fd;
-    int64_t size;
+    int64_t size, next_offset; /* as published */
     bool may_block;
     bool damaged; /* an index entry does not fit the log */
 };
@@ -28,6 +28,7 @@ static void begin_walk(struct kq_walk *walk, const struct lookup *lookup, int64_
 {
     kq_walk_begin(walk, lookup->fd, lookup->segment->base, position, lookup->size, KQ_WALK_NEAR,
                   lookup->may_block);
+    walk->most = kq_min64(walk->most, lookup->next_offset - 1);
 }
 
 /* Does ENTRY of the offset index point at the batch that ends with its offset? 0, or why not. */
@@ -180,8 +181,11 @@ int kq_segment_find(struct kq_segment *segment, pthread_mutex_t *lock, int64_t o
         };
         return 0;
     }
-    struct lookup lookup = {
-        .segment = segment, .lock = lock, .size = state.size, .may_block = may_block};
+    struct lookup lookup = {.segment = segment,
+                            .lock = lock,
+                            .size = state.size,
+                            .next_offset = state.next_offset,
+                            .may_block = may_block};
     int r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &lookup.fd);
     if (r != 0)
         return r;

@@ -191,25 +191,36 @@ int kq_cursor_enter(struct kq_cursor *cursor, struct kq_lens *lens)
     return 0;
 }
 
-int kq_cursor_pass_damage(struct kq_cursor *cursor, struct kq_lens *lens)
+/* Is there a batch behind the damaged one, or the end, where its size says? */
+static int check_behind(struct kq_cursor *cursor, struct kq_lens *lens, int64_t behind)
 {
     struct kq_batch_header header;
     const uint8_t *bytes;
     size_t length;
-    int64_t behind = cursor->batch_at + cursor->batch.size, end = extent_end(&cursor->extent);
-    if (!kq_cursor_is_placed(cursor) || cursor->batch.size == 0)
+    int64_t end = extent_end(&cursor->extent);
+    if (behind == end)
+        return 0;
+    if (cursor->batch.size == 0 || end - behind < KQ_BATCH_HEADER)
         return -EBADMSG;
-    if (behind < end) {
-        if (end - behind < KQ_BATCH_HEADER)
-            return -EBADMSG;
-        int r = kq_lens_at(lens, cursor->extent.fd, behind, KQ_BATCH_HEADER, end, &bytes, &length);
-        if (r == 0 &&
-            (kq_batch_header_read(bytes, length, &header) != 0 || !is_in_place(cursor, &header) ||
-             header.base_offset > kq_batch_next_offset(&cursor->batch)))
-            r = -EBADMSG;
-        if (r != 0)
-            return r;
-    }
+    int r = kq_lens_at(lens, cursor->extent.fd, behind, KQ_BATCH_HEADER, end, &bytes, &length);
+    if (r == 0 &&
+        (kq_batch_header_read(bytes, length, &header) != 0 || !is_in_place(cursor, &header) ||
+         header.base_offset > kq_batch_next_offset(&cursor->batch)))
+        r = -EBADMSG;
+    return r;
+}
+
+int kq_cursor_pass_damage(struct kq_cursor *cursor, struct kq_lens *lens)
+{
+    int64_t behind = cursor->batch_at + cursor->batch.size;
+    if (!kq_cursor_is_placed(cursor))
+        return -EBADMSG;
+    int r = check_behind(cursor, lens, behind);
+    if (r == -EBADMSG)
+        r = lens->may_block ? kq_extent_resync(&cursor->extent, cursor->batch_at, &behind)
+                            : KQ_WOULD_BLOCK;
+    if (r != 0)
+        return r;
     cursor->batch_at = behind;
     cursor->in_batch = false;
     cursor->left = 0;

@@ -62,9 +62,9 @@ int kq_cursor_seek_offset(struct kq_cursor *cursor, struct kq_lens *lens, int64_
  * 0; KQ_END; KQ_GONE (retention took what follows); KQ_WOULD_BLOCK; -EBADMSG; -errno. */
 int kq_cursor_enter(struct kq_cursor *cursor, struct kq_lens *lens);
 
-/* After -EBADMSG: goes behind the damaged batch, to the one that follows on disk, whatever offsets
- * the damaged one claims to have. 0; -EBADMSG: it cannot be said where that begins; KQ_WOULD_BLOCK
- * and other -errno: the cursor is where it was. */
+/* After -EBADMSG: goes behind the damage, to the batch that follows on disk, whatever offsets the
+ * damaged one claims to have. 0; -EBADMSG: the cursor is on nothing; KQ_WOULD_BLOCK and other
+ * -errno: it is where it was. */
 int kq_cursor_pass_damage(struct kq_cursor *cursor, struct kq_lens *lens);
 
 /* The next record, whole; its pointers are valid until the next call. The cursor stays before it.

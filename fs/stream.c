@@ -58,23 +58,14 @@ static int overtaken(struct kq_stream *stream, int64_t start)
     return -ESTALE;
 }
 
-/* Behind the batch that is damaged, so that the next read meets what follows. -EBADMSG, once it is;
+/* Behind what is damaged, so that the next read meets what follows. -EBADMSG, once it is;
  * KQ_WOULD_BLOCK. */
 static int pass_damage(struct kq_stream *stream, struct kq_lens *lens)
 {
-    struct kq_cursor *cursor = &stream->cursor;
-    int64_t next = cursor->next_offset;
-    int r = kq_cursor_pass_damage(cursor, lens);
+    int r = kq_cursor_pass_damage(&stream->cursor, lens);
     if (r == KQ_WOULD_BLOCK)
         return r;
-    kq_report_damage(cursor);
-    if (r != 0) {
-        if (kq_cursor_is_placed(cursor) && cursor->batch.size > 0 &&
-            kq_batch_next_offset(&cursor->batch) > next)
-            next = kq_batch_next_offset(&cursor->batch);
-        kq_cursor_release(cursor);
-        cursor->next_offset = next;
-    }
+    kq_report_damage(&stream->cursor);
     return -EBADMSG;
 }
 

@@ -7,6 +7,7 @@
 #include "broker/base/endian.h"
 #include "broker/batch.h"
 #include "broker/codec.h"
+#include "broker/walk.h"
 #include "fs/internal.h"
 
 struct fake_log fake_log;
@@ -181,11 +182,12 @@ struct kq_access fake_access(void)
 static int give(int number, const struct fake_batch *batch, int64_t text, struct kq_extent *ret)
 {
     const struct fake_segment *segment = &fake_log.segments[number];
+    const struct fake_batch *behind = (void *)(segment->batches.data + segment->batches.length);
     *ret = (struct kq_extent){.fd = segment->fd,
                               .length = (uint32_t)(segment->length - batch->position),
                               .position = batch->position,
                               .base_offset = batch->base_offset,
-                              .next_offset = -1,
+                              .next_offset = behind[-1].next_offset,
                               .text = text,
                               .owner = (void *)segment};
     fake_log.held++;
@@ -211,6 +213,17 @@ int kq_extent_verify(const struct kq_extent *extent, int64_t position,
     struct fake_segment *segment = (void *)extent->owner;
     fake_log.verified++;
     return kq_verified_conclude(&segment->verified, position, header, crc);
+}
+
+int kq_extent_resync(const struct kq_extent *extent, int64_t position, int64_t *ret)
+{
+    const struct fake_segment *segment = (void *)extent->owner;
+    struct kq_walk walk;
+    kq_walk_begin(&walk, extent->fd, segment->base_offset, position, segment->length, KQ_WALK_FAR,
+                  true);
+    *ret = kq_walk_resync(&walk) == 0 ? walk.position : segment->length;
+    kq_walk_end(&walk);
+    return 0;
 }
 
 /* The first batch that ends behind OFFSET, or behind text position TEXT. */

@@ -296,6 +296,24 @@ static void offsets_that_a_damaged_batch_claims_hide_nothing_behind_it(void **st
     expect_answer("three\nfour\nfive\n");
 }
 
+static void a_header_that_cannot_be_read_is_an_error_once(void **state)
+{
+    const int places[] = {6, 10, 16}; /* base offset, length, magic */
+    for (size_t i = 0; i < kq_array_size(places); i++) {
+        append("one");
+        append("two");
+        fake_damage(places[i], 0xf0);
+        append("three");
+        append("four");
+        read_stream(100, false);
+        expect_answer("one\n");
+        read_stream(100, false);
+        expect_error(EBADMSG);
+        read_stream(100, false);
+        expect_answer("three\nfour\n");
+    }
+}
+
 static void damage_at_the_end_is_passed_when_more_is_appended(void **state)
 {
     append("one");
@@ -429,6 +447,7 @@ int main(void)
         TEST(damage_is_an_error_once_and_the_stream_goes_on_behind_it),
         TEST(a_flipped_bit_in_a_value_is_an_error_once_and_nothing_of_the_batch_is_given),
         TEST(offsets_that_a_damaged_batch_claims_hide_nothing_behind_it),
+        TEST(a_header_that_cannot_be_read_is_an_error_once),
         TEST(damage_at_the_end_is_passed_when_more_is_appended),
         TEST(a_control_batch_that_is_damaged_is_not_passed_over_in_silence),
         TEST(many_streams_of_the_same_messages_cost_one_checksum_each),
