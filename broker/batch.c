@@ -292,6 +292,8 @@ int kq_record_next(struct kq_record_reader *reader, struct kq_record *ret)
 
 int kq_header_next(const struct kq_record *record, const uint8_t **at, struct kq_header *ret)
 {
+    if (record->headers_length == 0)
+        return KQ_END;
     const uint8_t *end = record->headers + record->headers_length, *from = *at;
     struct kq_header header;
     if (from == end)

@@ -185,9 +185,9 @@ static int unsnappy_block(const uint8_t *at, size_t length, struct sink *sink)
 
 static int unsnappy(const uint8_t *at, size_t length, struct sink *sink)
 {
-    const uint8_t *end = at + length;
     if (length < sizeof(xerial) || memcmp(at, xerial, XERIAL_MAGIC) != 0)
         return unsnappy_block(at, length, sink);
+    const uint8_t *end = at + length;
     at += sizeof(xerial);
     while (at < end) {
         if (end - at < 4)
@@ -369,6 +369,8 @@ int kq_codec_decompress(enum kq_codec codec, const void *bytes, size_t length, s
     struct sink sink;
     size_t before = out->length;
     int r = -EINVAL;
+    if (length == 0)
+        return codec >= KQ_CODEC_GZIP && codec <= KQ_CODEC_ZSTD ? -EBADMSG : -EINVAL;
     if (length > INT32_MAX)
         return -EBADMSG;
     sink_open(&sink, out, limit);

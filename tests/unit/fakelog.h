@@ -2,6 +2,8 @@
  * what reads through the door. It keeps a model of every message beside the batches. */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "broker/broker.h"
 #include "broker/verified.h"
 
@@ -41,8 +43,8 @@ struct fake_log {
     bool cold;          /* reads that may not block say so */
     bool deleted;       /* the topic */
     struct kq_waiter *waiters;
-    int held;     /* extents not released */
-    int verified; /* checksums that readers computed */
+    atomic_int held;     /* extents not released */
+    atomic_int verified; /* checksums that readers computed */
 };
 
 extern struct fake_log fake_log;

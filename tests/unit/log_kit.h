@@ -181,7 +181,7 @@ static inline void kit_batch(struct kq_buf *out, int count, size_t length, int64
                              int serial)
 {
     struct kq_batch_builder builder;
-    static char value[1 << 20];
+    static _Thread_local char value[1 << 20];
     out->length = 0;
     assert_int_equal(kq_batch_begin(&builder, out, 0), 0);
     for (int i = 0; i < count; i++) {

@@ -357,7 +357,7 @@ static void append_keeps_a_key_to_one_partition_in_order(void **state)
     int batches = 0;
     for (int i = 0; i < PARTITIONS; i++) {
         const struct kq_buf *text = &topic.partitions[i].text;
-        const uint8_t *end = text->data + text->length;
+        const uint8_t *end = text->length ? text->data + text->length : NULL;
         const uint8_t *a = text->length ? memmem(text->data, text->length, "a=1|", 4) : NULL;
         batches += topic.partitions[i].batches;
         for (int n = 0; a && n < 3; n++) { /* in each of the three requests, in order */

@@ -187,6 +187,7 @@ static int mount_it(void **state)
     (void)state;
     fs.options = (struct kq_fs_options){.poll_us = 50, .max_receivers = MAX_RECEIVERS};
     fs.session = fuse_session_new(&args, &operations, sizeof(operations), &fs);
+    fuse_opt_free_args(&args);
     if (!fs.session || !mkdtemp(directory) || fuse_session_mount(fs.session, directory) < 0)
         return -1;
     if (kq_receivers_new(&fs, &fs.receivers) < 0)
