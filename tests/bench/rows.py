@@ -267,7 +267,14 @@ def stream_one_cpu(bench, stack):
 
 @row
 def stream_two_cpus(bench, stack):
-    yield from stream(bench, stack, TWO_CPUS, 1)
+    """Line and bytes through the pipe go to another CPU; the broker is where the reader is."""
+    yield from stream(bench, stack, TWO_CPUS, min(TWO_CPUS.daemon))
+
+
+@row
+def stream_across(bench, stack):
+    """Writer and reader share a CPU, and the pipe's hop crosses none; the broker is on the other."""
+    yield from stream(bench, stack, TWO_CPUS, min(TWO_CPUS.client))
 
 
 @row
