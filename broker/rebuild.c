@@ -112,6 +112,7 @@ int kq_segment_rebuild(struct kq_segment *segment, pthread_mutex_t *lock)
     kq_diag(LOG_WARNING, "%s: rebuilding the indexes of segment %" PRId64,
             segment->file->place->directory, segment->base);
     kq_walk_begin(&walk, fd, segment->base, 0, state.size, KQ_WALK_FAR, true);
+    walk.most = kq_min64(walk.most, state.next_offset - 1);
     r = scan(&build, &walk, segment->interval);
     kq_walk_end(&walk);
     kq_file_done(segment->file);

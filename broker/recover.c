@@ -141,6 +141,30 @@ static bool is_damage(int error)
     return error == -EBADMSG || error == KQ_PARTIAL;
 }
 
+/* HEADER is the current batch's, of the last segment. Those that were synced lie side by side
+ * before the recovery point: one that leaps over it is not what was written there. 0; -EBADMSG;
+ * -ENOMEM; -errno. */
+static int check_leap(const struct recovery *recovery, struct kq_walk *walk,
+                      const struct kq_batch_header *header)
+{
+    struct kq_batch_header behind;
+    int64_t here = walk->position, synced = recovery->checkpoint->recovery_point;
+    if (walk->placed || walk->least >= synced || kq_batch_next_offset(header) <= synced)
+        return 0;
+    if (header->base_offset >= synced)
+        return -EBADMSG;
+    /* Kafka moves the point into the midst of a batch when it deletes what is before: then nothing
+     * behind that batch is older. */
+    walk->position += header->size - 1;
+    int r = kq_walk_resync(walk);
+    if (r == 0)
+        r = kq_walk_header(walk, &behind);
+    walk->position = here;
+    if (r < 0 && r != -EBADMSG)
+        return r;
+    return r == 0 && behind.base_offset < synced ? -EBADMSG : 0;
+}
+
 /* Walks whole batches; returns KQ_END at the end of the file, else why it stopped. */
 static int walk_checked(struct recovery *recovery, struct kq_segment *segment, struct kq_walk *walk,
                         struct kq_published *state)
@@ -149,7 +173,10 @@ static int walk_checked(struct recovery *recovery, struct kq_segment *segment, s
     const uint8_t *bytes;
     int r;
     while ((r = kq_walk_header(walk, &header)) == 0) {
-        r = kq_walk_bytes(walk, &header, &bytes);
+        if (!segment->sealed)
+            r = check_leap(recovery, walk, &header);
+        if (r == 0)
+            r = kq_walk_bytes(walk, &header, &bytes);
         if (r == 0)
             r = kq_batch_check_crc(bytes, &header);
         if (r != 0)
@@ -215,12 +242,13 @@ static int keep_aside(struct recovery *recovery, struct kq_segment *segment, int
     return r < 0 ? r : kq_io_sync_dir(recovery->dirfd);
 }
 
-/* The last segment ends here. */
+/* The last segment ends here. What was synced or is whole is more than a torn write. */
 static int cut_tail(struct recovery *recovery, struct kq_segment *segment, struct kq_walk *walk,
                     int64_t size)
 {
     int64_t end = walk->position;
-    int r = kq_walk_resync(walk);
+    bool synced = segment->next_offset < recovery->checkpoint->recovery_point;
+    int r = synced ? 0 : kq_walk_resync(walk);
     if (r < 0)
         return r;
     recovery->report->truncated_bytes += size - end;
@@ -253,9 +281,12 @@ static int judge_middle(struct recovery *recovery, struct kq_segment *segment, s
         recovery->report->truncated_bytes += size - end;
         kq_diag(LOG_ERR,
                 "%s: segment %" PRId64 " is damaged from byte %" PRId64
-                " on: the messages from there to %" PRId64 " are lost",
-                recovery->log->name, segment->base, end, (int64_t)segment->next_offset);
-        return kq_io_truncate(walk->fd, end);
+                " on: the messages from there to %" PRId64
+                " are lost; the bytes are kept in %020" PRId64 ".log.damaged",
+                recovery->log->name, segment->base, end, (int64_t)segment->next_offset,
+                segment->base);
+        r = keep_aside(recovery, segment, walk->fd, end, size);
+        return r < 0 ? r : kq_io_truncate(walk->fd, end);
     }
     kq_diag(LOG_ERR,
             "%s: segment %" PRId64 " is damaged between bytes %" PRId64 " and %" PRId64
@@ -276,6 +307,8 @@ static int scan_file(struct recovery *recovery, struct kq_segment *segment, int 
         return r;
     struct kq_published state = {.next_offset = segment->base, .size = 0, .last_base = -1};
     kq_walk_begin(&walk, fd, segment->base, position, size, KQ_WALK_FAR, true);
+    if (!last)
+        walk.most = kq_min64(walk.most, next - 1);
     int64_t good_from;
     do {
         good_from = walk.position;

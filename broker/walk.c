@@ -17,6 +17,7 @@ void kq_walk_begin(struct kq_walk *walk, int fd, int64_t base, int64_t position,
         .end = end,
         .least = base,
         .most = base > INT64_MAX - INT32_MAX - 1 ? INT64_MAX - 1 : base + INT32_MAX,
+        .placed = position > 0,
         .read_ahead = read_ahead,
     };
 }
@@ -55,6 +56,30 @@ static int need(struct kq_walk *walk, size_t length, const uint8_t **ret)
     return 0;
 }
 
+/* HEADER, the current batch, leaves a gap. Does a whole batch follow that begins before HEADER
+ * ends, but not before the batch before it did? Then these two agree, and HEADER's offset is wrong.
+ * 0; -EBADMSG; KQ_WOULD_BLOCK; -ENOMEM; -errno. */
+static int check_gap(struct kq_walk *walk, const struct kq_batch_header *header)
+{
+    struct kq_batch_header next;
+    const uint8_t *bytes = NULL;
+    int64_t here = walk->position;
+    int r = 0;
+    walk->position += header->size;
+    int64_t left = walk->end - walk->position;
+    if (left >= KQ_BATCH_HEADER)
+        r = need(walk, KQ_BATCH_HEADER, &bytes);
+    if (r == 0 && bytes && kq_batch_header_read(bytes, KQ_BATCH_HEADER, &next) == 0 &&
+        next.size <= left && next.base_offset >= walk->least &&
+        next.base_offset < kq_batch_next_offset(header)) {
+        r = need(walk, next.size, &bytes);
+        if (r == 0 && kq_batch_check_crc(bytes, &next) == 0)
+            r = -EBADMSG;
+    }
+    walk->position = here;
+    return r;
+}
+
 int kq_walk_header(struct kq_walk *walk, struct kq_batch_header *ret)
 {
     const uint8_t *bytes = NULL;
@@ -73,8 +98,11 @@ int kq_walk_header(struct kq_walk *walk, struct kq_batch_header *ret)
         return -EBADMSG;
     if (header.size > left)
         return KQ_PARTIAL;
-    *ret = header;
-    return 0;
+    if (kq_unlikely(header.base_offset > walk->least) && !walk->placed)
+        r = check_gap(walk, &header);
+    if (r == 0)
+        *ret = header;
+    return r;
 }
 
 int kq_walk_bytes(struct kq_walk *walk, const struct kq_batch_header *header, const uint8_t **ret)
@@ -86,6 +114,7 @@ void kq_walk_step(struct kq_walk *walk, const struct kq_batch_header *header)
 {
     walk->position += header->size;
     walk->least = kq_batch_next_offset(header);
+    walk->placed = false;
 }
 
 /* Is there a whole batch with a good checksum at the position? 0; KQ_END (no); -errno. */
@@ -124,6 +153,7 @@ int kq_walk_resync(struct kq_walk *walk)
 {
     int64_t from = walk->position;
     int r;
+    walk->placed = false;
     do {
         walk->position++;
         r = skip_to_magic(walk);

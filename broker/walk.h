@@ -17,17 +17,20 @@ struct kq_walk {
     int64_t end;      /* of what may be read */
     int64_t least;    /* offsets do not fall below this … */
     int64_t most;     /* … nor do they exceed this */
+    bool placed;      /* whoever gave the position vouches for the offset of the batch there */
     size_t read_ahead;
     struct kq_buf window; /* bytes of the file from WINDOW_AT on */
     int64_t window_at;
 };
 
-/* Begins at POSITION; offsets must lie in what a segment with base offset BASE can hold. */
+/* Begins at POSITION; offsets must lie in what a segment with base offset BASE can hold. The batch
+ * at a POSITION above 0 is taken for the one that the caller means. */
 void kq_walk_begin(struct kq_walk *walk, int fd, int64_t base, int64_t position, int64_t end,
                    size_t read_ahead, bool may_block);
 void kq_walk_end(struct kq_walk *walk);
 
-/* The header of the current batch.
+/* The header of the current batch. A base offset is outside the checksum: one that leaves a gap
+ * into which the whole batch behind it fits is damaged.
  * 0; KQ_END; KQ_WOULD_BLOCK; KQ_PARTIAL (the file ends within it); -EBADMSG; -ENOMEM; -errno. */
 int kq_walk_header(struct kq_walk *walk, struct kq_batch_header *ret);
 

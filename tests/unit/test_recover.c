@@ -2,6 +2,8 @@
  * serves all that is intact. */
 #include "log_kit.h"
 
+#include "broker/base/crc32c.h"
+
 #define BATCHES 60
 #define PER_BATCH 2
 #define VALUE 60
@@ -232,6 +234,145 @@ static void damage_before_the_recovery_point_does_not_cost_what_is_behind(void *
     }
 }
 
+static int64_t position_of(struct kit *kit, int64_t offset)
+{
+    struct kq_extent extent;
+    kit_open(kit);
+    assert_int_equal(kq_log_read(kit->log, offset, 1, false, true, &extent), 0);
+    int64_t position = extent.position;
+    kq_extent_unref(&extent);
+    kit_close(kit);
+    return position;
+}
+
+/* Of BATCHES batches only the one with offsets 6 and 7 cannot be read. */
+static void check_all_but_6_and_7(struct kit *kit)
+{
+    struct kq_extent extent;
+    for (int64_t o = 0; o < BATCHES * PER_BATCH; o++) {
+        int r = kq_log_read(kit->log, o, 1, false, true, &extent);
+        assert_int_equal(r, o == 6 || o == 7 ? -EBADMSG : 0);
+        if (r == 0) {
+            assert_int_equal(extent.base_offset, o / PER_BATCH * PER_BATCH);
+            kq_extent_unref(&extent);
+        }
+    }
+}
+
+/* No checksum covers it: its neighbours tell. */
+static void any_flipped_bit_of_a_synced_base_offset_costs_its_batch_only(void **state)
+{
+    struct kit *kit = *state;
+    for (int bit = 0; bit < 64; bit++) {
+        for (int clean = 0; clean < 2; clean++) {
+            again(kit);
+            fill(kit, 1 << 20, true);
+            int64_t position = position_of(kit, 6);
+            edit(kit, FIRST_LOG, position + 7 - bit / 8, (uint8_t)(1 << bit % 8));
+            kit->checkpoint.clean = clean;
+            kit_open(kit);
+            assert_int_equal(kit_end_offset(kit), BATCHES * PER_BATCH);
+            append_batches(kit, BATCHES, BATCHES + 1);
+            kit_close(kit);
+            kit->checkpoint.clean = false;
+            kit_open(kit);
+            assert_int_equal(kit->recovery.damaged_segments, 1);
+            assert_int_equal(kit->recovery.truncated_bytes, 0);
+            assert_int_equal(kit_end_offset(kit), (BATCHES + 1) * PER_BATCH);
+            check_all_but_6_and_7(kit);
+        }
+    }
+}
+
+/* Makes the batch at POSITION claim offsets up to its first + DELTA, under a checksum that holds.
+ */
+static void claim(struct kit *kit, int64_t position, uint32_t delta)
+{
+    struct kq_batch_header header;
+    uint8_t bytes[1024];
+    char path[256];
+    kit_path(kit, FIRST_LOG, path);
+    int fd = open(path, O_RDWR);
+    ssize_t n = pread(fd, bytes, sizeof(bytes), position);
+    assert_int_equal(kq_batch_header_read(bytes, (size_t)n, &header), 0);
+    assert_true(header.size <= (size_t)n);
+    kq_store_be32(bytes + 23, delta);
+    kq_store_be32(bytes + 17,
+                  kq_crc32c(0, bytes + KQ_BATCH_CRC_FROM, header.size - KQ_BATCH_CRC_FROM));
+    assert_int_equal(pwrite(fd, bytes, header.size, position), header.size);
+    close(fd);
+}
+
+static void a_synced_batch_that_claims_offsets_behind_the_end_hides_nothing(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_extent extent;
+    for (int damaged = 0; damaged < 2; damaged++) {
+        again(kit);
+        fill(kit, 1 << 20, true);
+        int64_t next = position_of(kit, 8);
+        claim(kit, position_of(kit, 6), 1 << 20);
+        if (damaged)
+            edit(kit, FIRST_LOG, next + 16, 0x10);
+        kit->checkpoint.clean = false;
+        kit_open(kit);
+        assert_int_equal(kit_end_offset(kit), BATCHES * PER_BATCH);
+        assert_int_equal(kit->recovery.truncated_bytes, 0);
+        check_range(kit, 0, 6);
+        assert_int_equal(kq_log_read(kit->log, 30, 1, false, true, &extent), 0);
+        assert_int_equal(extent.base_offset, 30);
+        kq_extent_unref(&extent);
+    }
+}
+
+static void a_recovery_point_within_a_batch_costs_nothing(void **state)
+{
+    struct kit *kit = *state;
+    fill(kit, 1 << 20, true);
+    kit->checkpoint = (struct kq_log_checkpoint){.recovery_point = 7, .log_start = -1};
+    kit_open(kit);
+    check_whole(kit, BATCHES);
+}
+
+static void a_last_batch_with_a_wrong_base_offset_is_kept_aside(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_log_appended appended;
+    fill(kit, 1 << 20, true);
+    int64_t end = BATCHES * PER_BATCH, position = position_of(kit, end - 1);
+    int64_t size = kit_size(kit, FIRST_LOG) - position;
+    edit(kit, FIRST_LOG, position + 5, 0x08);
+    kit->checkpoint.clean = false;
+    kit_open(kit);
+    assert_int_equal(kit->recovery.damaged_segments, 1);
+    assert_int_equal(kit_size(kit, FIRST_LOG ".damaged"), size);
+    assert_int_equal(kit_append(kit, 1, 10, 1, 1, true, &appended), 0);
+    assert_int_equal(appended.base_offset, end);
+    kit_close(kit);
+    kit->checkpoint.clean = false;
+    kit_open(kit);
+    assert_int_equal(kit_end_offset(kit), end + 1);
+}
+
+static void what_a_sealed_segment_loses_at_its_end_is_kept_aside(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_log_range second;
+    fill(kit, 3000, true);
+    kit_open(kit);
+    assert_int_equal(kq_log_next_range(kit->log, 1, true, &second), 0);
+    kit_close(kit);
+    int64_t position = position_of(kit, second.base_offset - 1);
+    int64_t size = kit_size(kit, FIRST_LOG) - position;
+    edit(kit, FIRST_LOG, position + 5, 0x08);
+    kit->checkpoint = (struct kq_log_checkpoint){.log_start = -1};
+    kit_open(kit);
+    assert_int_equal(kit->recovery.damaged_segments, 1);
+    assert_int_equal(kit->recovery.truncated_bytes, size);
+    assert_int_equal(kit_size(kit, FIRST_LOG ".damaged"), size);
+    assert_int_equal(kit_end_offset(kit), BATCHES * PER_BATCH);
+}
+
 static const char *const index_names[] = {"00000000000000000000.index",
                                           "00000000000000000000.timeindex",
                                           "00000000000000000000.textindex"};
@@ -443,6 +584,11 @@ int main(void)
         TEST(any_flipped_byte_costs_what_is_behind_and_that_is_kept_aside),
         TEST(damage_in_a_sealed_segment_hides_that_place_only),
         TEST(damage_before_the_recovery_point_does_not_cost_what_is_behind),
+        TEST(any_flipped_bit_of_a_synced_base_offset_costs_its_batch_only),
+        TEST(a_synced_batch_that_claims_offsets_behind_the_end_hides_nothing),
+        TEST(a_recovery_point_within_a_batch_costs_nothing),
+        TEST(a_last_batch_with_a_wrong_base_offset_is_kept_aside),
+        TEST(what_a_sealed_segment_loses_at_its_end_is_kept_aside),
         TEST(an_index_that_is_missing_is_no_loss),
         TEST(an_index_cut_anywhere_is_no_loss),
         TEST(an_index_with_any_flipped_byte_is_no_loss),
