@@ -43,8 +43,8 @@ struct kq_broker_options {
 
 /* Locks and opens the data directory (made, 0700, where it is missing), recovers every log, starts
  * the threads. Each failure, and each thing repaired, is reported through kq_diag.
- * 0; -EWOULDBLOCK (in use by another broker); -EPROTO (written by a newer version); -EACCES,
- * -EROFS, …; -errno. */
+ * 0; -EWOULDBLOCK (in use by another broker, which kept the lock for the 3 s it is given to close);
+ * -EPROTO (written by a newer version); -EACCES, -EROFS, …; -errno. */
 int kq_broker_open(const struct kq_broker_options *options, struct kq_broker **ret);
 
 /* Wakes every waiter with KQ_WAKE_CLOSING, syncs and closes every log, marks the stop as clean.

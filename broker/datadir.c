@@ -5,10 +5,13 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/io.h"
 
 #define LOCK ".lock"
+#define LOCK_PATIENCE_MS 3000 /* a broker whose mount has just gone is still closing its logs */
+#define LOCK_RETRY_MS 20
 #define CLEAN ".kafka_cleanshutdown"
 #define META "meta.properties"
 #define FORMAT 1
@@ -62,10 +65,24 @@ static void say_in_use(struct kq_broker *broker)
             broker->data_dir, *pid ? ", process " : "", pid);
 }
 
-/* The lock belongs to the open file and dies with us. Kafka takes one on the same file. */
-static int lock(struct kq_broker *broker)
+/* The lock belongs to the open file and dies with us. Kafka takes one on the same file.
+ * 0; -EAGAIN: another broker has kept it; -errno. */
+static int take_lock(int fd)
 {
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int64_t until = kq_clock_mono_ns() + LOCK_PATIENCE_MS * INT64_C(1000000);
+    while (fcntl(fd, F_OFD_SETLK, &whole) < 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return -errno;
+        if (kq_clock_mono_ns() >= until)
+            return -EAGAIN;
+        usleep(LOCK_RETRY_MS * 1000);
+    }
+    return 0;
+}
+
+static int lock(struct kq_broker *broker)
+{
     char pid[24];
     int fd = kq_io_open(broker->dirfd, LOCK, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     if (fd < 0) {
@@ -74,18 +91,17 @@ static int lock(struct kq_broker *broker)
         return fd;
     }
     broker->lock_fd = fd;
-    if (fcntl(fd, F_OFD_SETLK, &whole) < 0) {
-        int error = errno;
-        if (error != EAGAIN && error != EACCES) {
-            kq_diag(LOG_ERR, "cannot lock the data directory %s: %s", broker->data_dir,
-                    strerror(error));
-            return -error;
-        }
+    int r = take_lock(fd);
+    if (r == -EAGAIN) {
         say_in_use(broker);
         return -EWOULDBLOCK;
     }
+    if (r < 0) {
+        kq_diag(LOG_ERR, "cannot lock the data directory %s: %s", broker->data_dir, strerror(-r));
+        return r;
+    }
     snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
-    int r = kq_io_truncate(fd, 0);
+    r = kq_io_truncate(fd, 0);
     return r < 0 ? r : kq_io_pwrite(fd, pid, strlen(pid), 0);
 }
 

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
@@ -30,8 +31,10 @@ static int report_mountpoint(const char *path)
 static int resolve_mountpoint(struct kq_config *config)
 {
     struct stat status;
+    struct statvfs below;
     kq_autofree char *real = realpath(config->mountpoint, NULL);
-    if (!real || stat(real, &status) < 0)
+    /* The kernel may still remember what stat(2) says of a dead mount; statvfs(3) has to ask. */
+    if (!real || stat(real, &status) < 0 || statvfs(real, &below) < 0)
         return report_mountpoint(config->mountpoint);
     if (!S_ISDIR(status.st_mode))
         return report(KQ_EXIT_MOUNT, real, "is not a directory; mount on one");
