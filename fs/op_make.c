@@ -253,16 +253,21 @@ static int drop_messages(struct kq_fs *fs, struct kq_topic *topic, int32_t numbe
     return r;
 }
 
+/* What is to be removed: the directory it is in, and what its name says. */
+static int find_name(struct kq_fs *fs, const struct make *make, struct kq_node *ret_parent,
+                     struct kq_name *ret_name)
+{
+    int r = kq_node_resolve(fs->nodes, make->parent, ret_parent);
+    return r < 0 ? r : kq_view_parse(ret_parent->view, make->name, ret_name);
+}
+
 static void unlink_blocking(fuse_req_t req, void *argument)
 {
-    const struct make *make = argument;
     struct kq_fs *fs = kq_fs_of(req);
     struct kq_caller caller = kq_fs_caller(req);
     struct kq_node parent;
     struct kq_name name;
-    int r = kq_node_resolve(fs->nodes, make->parent, &parent);
-    if (r == 0)
-        r = kq_view_parse(parent.view, make->name, &name);
+    int r = find_name(fs, argument, &parent, &name);
     if (r < 0) {
         reply(req, r);
         return;
@@ -309,14 +314,11 @@ static int delete_topic(struct kq_fs *fs, const char *name, const struct kq_call
 
 static void rmdir_blocking(fuse_req_t req, void *argument)
 {
-    const struct make *make = argument;
     struct kq_fs *fs = kq_fs_of(req);
     struct kq_caller caller = kq_fs_caller(req);
     struct kq_node parent;
     struct kq_name name;
-    int r = kq_node_resolve(fs->nodes, make->parent, &parent);
-    if (r == 0)
-        r = kq_view_parse(parent.view, make->name, &name);
+    int r = find_name(fs, argument, &parent, &name);
     if (r < 0) {
         reply(req, r);
         return;
