@@ -194,10 +194,13 @@ static void a_refused_write_leaves_no_trace(void **state)
     kit_open(kit);
     assert_int_equal(kit_append(kit, 1, 1000, 1, 1, true, NULL), 0);
     int64_t size = kit_size(kit, "00000000000000000000.log");
-    kq_fault_arm(KQ_FAULT_WRITE, 1, ENOSPC, false);
-    assert_int_equal(kit_append(kit, 1, 1000, 1, 2, true, NULL), -ENOSPC);
-    kq_fault_disarm();
-    assert_int_equal(kit_end_offset(kit), 1);
+    const int errors[] = {ENOSPC, EDQUOT, EIO};
+    for (size_t i = 0; i < kq_array_size(errors); i++) {
+        kq_fault_arm(KQ_FAULT_WRITE, 1, errors[i], false);
+        assert_int_equal(kit_append(kit, 1, 1000, 1, 2, true, NULL), -errors[i]);
+        kq_fault_disarm();
+        assert_int_equal(kit_end_offset(kit), 1);
+    }
     assert_int_equal(kit_append(kit, 1, 10, 1, 3, true, NULL), 0);
     assert_true(kit_size(kit, "00000000000000000000.log") < size + 500);
     assert_int_equal(kit_read_all(kit, 0, NULL, NULL), 2);
