@@ -141,6 +141,19 @@ static bool is_damage(int error)
     return error == -EBADMSG || error == KQ_PARTIAL;
 }
 
+/* Is there a whole batch from POSITION on that was synced? The walk stays where it is. 0; KQ_END
+ * (no); -ENOMEM; -errno. */
+static int find_synced(const struct recovery *recovery, struct kq_walk *walk, int64_t position)
+{
+    int64_t here = walk->position, most = walk->most;
+    walk->position = position - 1;
+    walk->most = recovery->checkpoint->recovery_point - 1;
+    int r = kq_walk_resync(walk);
+    walk->position = here;
+    walk->most = most;
+    return r;
+}
+
 /* HEADER is the current batch's, of the last segment. Those that were synced lie side by side
  * before the recovery point: one that leaps over it is not what was written there. 0; -EBADMSG;
  * -ENOMEM; -errno. */
@@ -154,15 +167,16 @@ static int check_leap(const struct recovery *recovery, struct kq_walk *walk,
     if (header->base_offset >= synced)
         return -EBADMSG;
     /* Kafka moves the point into the midst of a batch when it deletes what is before: then nothing
-     * behind that batch is older. */
-    walk->position += header->size - 1;
-    int r = kq_walk_resync(walk);
-    if (r == 0)
-        r = kq_walk_header(walk, &behind);
+     * behind that batch is older. The next one tells, mostly. */
+    walk->position += header->size;
+    int r = kq_walk_header(walk, &behind);
     walk->position = here;
+    if (r == KQ_END || (r == 0 && behind.base_offset == kq_batch_next_offset(header)))
+        return 0;
     if (r < 0 && r != -EBADMSG)
         return r;
-    return r == 0 && behind.base_offset < synced ? -EBADMSG : 0;
+    r = find_synced(recovery, walk, here + header->size);
+    return r == 0 ? -EBADMSG : r == KQ_END ? 0 : r;
 }
 
 /* Walks whole batches; returns KQ_END at the end of the file, else why it stopped. */

@@ -307,13 +307,17 @@ static void a_synced_batch_that_claims_offsets_behind_the_end_hides_nothing(void
 {
     struct kit *kit = *state;
     struct kq_extent extent;
-    for (int damaged = 0; damaged < 2; damaged++) {
+    for (int damaged = 0; damaged < 3; damaged++) {
         again(kit);
         fill(kit, 1 << 20, true);
-        int64_t next = position_of(kit, 8);
+        int64_t next = position_of(kit, 8), third = position_of(kit, 10);
         claim(kit, position_of(kit, 6), 1 << 20);
-        if (damaged)
+        if (damaged == 1)
             edit(kit, FIRST_LOG, next + 16, 0x10);
+        if (damaged == 2) {
+            edit(kit, FIRST_LOG, next + 4, 0x01); /* behind what is claimed */
+            edit(kit, FIRST_LOG, third + 16, 0x10);
+        }
         kit->checkpoint.clean = false;
         kit_open(kit);
         assert_int_equal(kit_end_offset(kit), BATCHES * PER_BATCH);
