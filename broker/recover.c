@@ -141,15 +141,14 @@ static bool is_damage(int error)
     return error == -EBADMSG || error == KQ_PARTIAL;
 }
 
-/* Is there a whole batch from POSITION on that was synced? The walk stays where it is. 0; KQ_END
- * (no); -ENOMEM; -errno. */
-static int find_synced(const struct recovery *recovery, struct kq_walk *walk, int64_t position)
+/* As kq_walk_resync, to the next batch that was synced. */
+static int resync_before_point(const struct recovery *recovery, struct kq_walk *walk)
 {
-    int64_t here = walk->position, most = walk->most;
-    walk->position = position - 1;
+    int64_t most = walk->most;
+    if (walk->least >= recovery->checkpoint->recovery_point)
+        return KQ_END;
     walk->most = recovery->checkpoint->recovery_point - 1;
     int r = kq_walk_resync(walk);
-    walk->position = here;
     walk->most = most;
     return r;
 }
@@ -175,7 +174,9 @@ static int check_leap(const struct recovery *recovery, struct kq_walk *walk,
         return 0;
     if (r < 0 && r != -EBADMSG)
         return r;
-    r = find_synced(recovery, walk, here + header->size);
+    walk->position = here + header->size - 1;
+    r = resync_before_point(recovery, walk);
+    walk->position = here;
     return r == 0 ? -EBADMSG : r == KQ_END ? 0 : r;
 }
 
@@ -213,7 +214,9 @@ static int pass_damage(struct recovery *recovery, struct kq_segment *segment, st
 {
     struct kq_batch_header header;
     int64_t from = walk->position;
-    int r = kq_walk_resync(walk);
+    int r = resync_before_point(recovery, walk);
+    if (r == KQ_END && walk->least < recovery->checkpoint->recovery_point)
+        r = kq_walk_resync(walk); /* the point may lie within a batch */
     if (r == 0)
         r = kq_walk_header(walk, &header);
     if (r < 0)
