@@ -7,12 +7,14 @@ import os
 import random
 import re
 import signal
+import time
 
 import mounted
 from mounted import *
 
 ROUNDS = int(os.environ.get("KQFS_KILL_ROUNDS", "10"))
 ROUNDS_OF_A_TOPIC = 10  # each round reads the whole topic again
+LINES_AT_ONCE = 2000    # then a writer takes a breath between two writes: all lines are read again
 rng = random.Random()
 
 
@@ -41,6 +43,8 @@ class Writer:
                     os.fsync(fd)
                 number += count
                 os.pwrite(self.tell, b"%20d" % number, 0)
+                if number - self.first > LINES_AT_ONCE:
+                    time.sleep(0.001)
         except OSError:
             os._exit(0)
 
