@@ -72,8 +72,3 @@ int64_t kq_text_position_key(const uint8_t *entry)
 {
     return kq_load_be32(entry + 8);
 }
-
-int64_t kq_text_offset_key(const uint8_t *entry)
-{
-    return kq_load_be32(entry + 12);
-}

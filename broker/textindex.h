@@ -48,4 +48,3 @@ int kq_text_entry_read(const uint8_t *at, int64_t base_offset, struct kq_text_en
 /* Keys for kq_index_search. */
 int64_t kq_text_key(const uint8_t *entry);
 int64_t kq_text_position_key(const uint8_t *entry);
-int64_t kq_text_offset_key(const uint8_t *entry);

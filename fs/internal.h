@@ -156,7 +156,6 @@ void kq_fs_unlisten(struct kq_fs *fs); /* also where it never listened */
  * request. Each call queues one and never blocks; a full queue merges them. */
 void kq_notify_entry(struct kq_fs *fs, uint64_t parent, const char *name); /* forget this name */
 void kq_notify_inode(struct kq_fs *fs, uint64_t node);             /* forget its attributes */
-void kq_notify_inode_data(struct kq_fs *fs, uint64_t node);        /* and its pages */
 void kq_notify_poll(struct kq_fs *fs, struct fuse_pollhandle *ph); /* consumes PH */
 /* Raises inotify's IN_MODIFY on p0.log: at most every 100 ms a partition. References PART itself.
  */

@@ -25,7 +25,6 @@
 enum kind {
     NOTIFY_ENTRY,
     NOTIFY_INODE,
-    NOTIFY_DATA,
     NOTIFY_POLL,
 };
 
@@ -68,9 +67,6 @@ static void send_one(struct kq_fs *fs, const struct notification *n)
         break;
     case NOTIFY_INODE:
         fuse_lowlevel_notify_inval_inode(session, n->node, -1, 0);
-        break;
-    case NOTIFY_DATA:
-        fuse_lowlevel_notify_inval_inode(session, n->node, 0, 0);
         break;
     case NOTIFY_POLL:
         fuse_lowlevel_notify_poll((struct fuse_pollhandle *)(uintptr_t)n->node);
@@ -195,12 +191,6 @@ void kq_notify_inode(struct kq_fs *fs, uint64_t node)
 {
     if (node)
         enqueue(fs->notifier, NOTIFY_INODE, node, "");
-}
-
-void kq_notify_inode_data(struct kq_fs *fs, uint64_t node)
-{
-    if (node)
-        enqueue(fs->notifier, NOTIFY_DATA, node, "");
 }
 
 void kq_notify_inode_now(struct kq_fs *fs, uint64_t node)
