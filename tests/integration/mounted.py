@@ -336,6 +336,12 @@ class Broker:
             Broker.running.remove(self)
             raise Failed(f"the broker did not start ({self.process.returncode}): "
                          f"{short(self.log()[-2000:], 2000)}")
+        # The mount shows before it serves, and a broker stopped in between ends with "interrupted":
+        # any answer, a refusal too, comes from one that serves.
+        try:
+            os.stat(self.mount)
+        except OSError:
+            pass
         return self
 
     def fails_to_start(self, timeout=30):
