@@ -1,0 +1,52 @@
+/* The table that drives the protocol: key -> name, versions, schema, handler.
+ *
+ * A new key is a row here and a function in an api_*.c. ApiVersions answers from it,
+ * docs/protocol.md is generated from it, the fuzz target runs over it.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "net/request.h"
+#include "net/wire.h"
+
+struct kq_message;
+
+enum kq_api_flags {
+    KQ_API_BEFORE_AUTH = 1 << 0, /* may be asked before the client has said who it is */
+    KQ_API_HEAVY = 1 << 1,       /* may wait for a disk: always runs on a thread of the pool */
+};
+
+struct kq_api {
+    int16_t key;
+    int16_t lowest, highest; /* advertised and taken */
+    int16_t refused_below;   /* Produce: versions below are advertised for KAFKA-18659, yet answered
+                                with UNSUPPORTED_VERSION; otherwise equal to `lowest` */
+    unsigned flags;
+    enum kq_handled (*handle)(struct kq_request *request);
+    const struct kq_message *message; /* the schema; set at start */
+};
+
+/* The row of KEY, or NULL: not served. Any thread. */
+const struct kq_api *kq_api_find(int16_t key);
+
+/* The rows in order of their keys; NULL behind the last. */
+const struct kq_api *kq_api_row(size_t index);
+
+/* --- Handlers: one for each key, in the file named after its subject --- */
+
+/* api_versions.c */
+enum kq_handled kq_api_versions(struct kq_request *request);
+/* api_produce.c */
+enum kq_handled kq_api_produce(struct kq_request *request);
+/* api_fetch.c */
+enum kq_handled kq_api_fetch(struct kq_request *request);
+/* api_list_offsets.c */
+enum kq_handled kq_api_list_offsets(struct kq_request *request);
+enum kq_handled kq_api_offset_for_leader_epoch(struct kq_request *request);
+/* api_metadata.c */
+enum kq_handled kq_api_metadata(struct kq_request *request);
+enum kq_handled kq_api_describe_cluster(struct kq_request *request);
+enum kq_handled kq_api_describe_topic_partitions(struct kq_request *request);

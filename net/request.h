@@ -1,0 +1,89 @@
+/* One request of a client, from the moment its bytes are whole until its response is queued.
+ *
+ * A handler gets the parsed body and fills the response; what it answers says what happens next.
+ * Handlers run on the connection's loop and never block there: what may wait for a disk goes
+ * through kq_request_offload. Responses leave in the order in which the requests came.
+ *
+ * A request is owned by its connection. From the return of KQ_HANDLED_LATER or KQ_HANDLED_PARKED
+ * until kq_request_done it is the handler's, also where the connection closes meanwhile: then its
+ * `cancel` is called once, on the loop, and the response, still owed, goes nowhere.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker/authz.h"
+#include "broker/base/arena.h"
+#include "broker/base/pool.h"
+#include "broker/base/timers.h"
+#include "net/wire.h"
+
+struct kq_api;
+struct kq_broker;
+struct kq_conn;
+struct kq_server;
+
+enum kq_handled {
+    KQ_HANDLED_NOW,    /* the response is complete */
+    KQ_HANDLED_SILENT, /* done, and no response is wanted (Produce with acks=0) */
+    KQ_HANDLED_LATER,  /* somebody will call kq_request_done; the connection's next request waits */
+    KQ_HANDLED_PARKED, /* as LATER, but all effects have happened and only an event is awaited (a
+                          sync, more messages): the connection's next request may run */
+    KQ_HANDLED_CLOSE,  /* close the connection without a response */
+};
+
+struct kq_request {
+    /* What came. */
+    const struct kq_api *api;
+    int16_t version;
+    int32_t correlation_id;
+    const char *client_id;   /* NUL-terminated; "" where null */
+    struct kq_caller caller; /* who asks; pointers valid as long as the request */
+    int64_t received_ns;     /* kq_clock_mono_ns() */
+    size_t size;             /* bytes of the request, with its length prefix */
+    uint8_t *bytes;          /* its own memory; the body's strings and records point into it */
+    void *body;              /* struct kq_<api>_request, in the arena */
+
+    /* What goes. */
+    void *response;      /* struct kq_<api>_response, in the arena, initialised to defaults */
+    int32_t throttle_ms; /* how long the client is to hold back; set by the quotas */
+
+    struct kq_arena arena; /* gone when the response was written */
+    struct kq_broker *broker;
+    struct kq_server *server;
+    struct kq_conn *conn; /* for kq_conn_… calls on the loop */
+
+    /* The handler's own while the request is LATER or PARKED. */
+    void (*cancel)(struct kq_request *request); /* NULL: nothing to take back */
+    void *state;
+
+    /* The server's own. */
+    struct kq_job job;
+    enum kq_handled (*run)(struct kq_request *request);
+    struct kq_request *next, *mail_next;
+    int stage;
+};
+
+/* The response of a LATER or PARKED request is complete. Any thread; the request must not be
+ * touched afterwards. */
+void kq_request_done(struct kq_request *request);
+
+/* As kq_request_done, but what RESULT says happens. KQ_HANDLED_LATER and PARKED are not allowed. */
+void kq_request_finish(struct kq_request *request, enum kq_handled result);
+
+/* Runs RUN on a thread that may block; what it returns counts as the handler's answer (LATER and
+ * PARKED are allowed again). The handler returns what this returns: KQ_HANDLED_LATER. */
+enum kq_handled kq_request_offload(struct kq_request *request,
+                                   enum kq_handled (*run)(struct kq_request *request));
+
+/* Runs RUN on the request's loop, soon; any thread. What it returns counts as the handler's answer.
+ * At most one such call may be under way for a request: further ones before it ran are merged into
+ * it (so a wake-up that comes again costs nothing). */
+void kq_request_post(struct kq_request *request,
+                     enum kq_handled (*run)(struct kq_request *request));
+
+/* Calls timer->expire on the loop at AT_NS (kq_clock_mono_ns). The request's loop only. */
+void kq_request_set_timer(struct kq_request *request, struct kq_timer *timer, int64_t at_ns);
+void kq_request_cancel_timer(struct kq_request *request, struct kq_timer *timer);
