@@ -15,6 +15,7 @@ struct kq_timer {
     int64_t at_ns;                             /* kq_clock_mono_ns() */
     struct kq_timer *child, *sibling, *parent; /* the heap's own (a pairing heap) */
     bool set;
+    bool running; /* kq_timers': EXPIRE was called once; says more only with its lock held */
 };
 
 /* --- One thread's heap: no lock --- */
@@ -30,7 +31,9 @@ void kq_timer_heap_cancel(struct kq_timer_heap *heap, struct kq_timer *timer); /
 /* When the next one is due; INT64_MAX: none is set. */
 int64_t kq_timer_heap_next_ns(const struct kq_timer_heap *heap);
 
-/* Unsets and calls those due at NOW_NS; they may set and cancel timers. */
+/* Unsets and calls those due at NOW_NS, the earliest first; they may set and cancel timers, and
+ * free the one they were called for. One set to a time that is due already runs in the same call.
+ */
 void kq_timer_heap_run(struct kq_timer_heap *heap, int64_t now_ns);
 
 /* --- With a thread --- */
@@ -43,7 +46,7 @@ int kq_timers_new(const char *name, struct kq_timers **ret);
 void kq_timers_free(struct kq_timers *timers);
 
 /* Sets TIMER, or moves it; EXPIRE is called on the thread of TIMERS with no lock held and must be
- * quick. Any thread, also from EXPIRE. */
+ * quick; it may free the timer. Any thread, also from EXPIRE. */
 void kq_timers_set(struct kq_timers *timers, struct kq_timer *timer, int64_t at_ns);
 
 /* True: EXPIRE will not be called (any more). False: it is running or about to run on the timers'
