@@ -56,6 +56,7 @@ static void tear_down(struct kq_broker *broker)
     pthread_mutex_destroy(&broker->root_change);
     pthread_mutex_destroy(&broker->checkpoint_lock);
     kq_attributes_release(&broker->root);
+    free(broker->cluster_id);
     free(broker->data_dir);
     free(broker);
 }
@@ -171,6 +172,16 @@ int kq_broker_statfs(struct kq_broker *broker, struct statvfs *ret)
         return -errno;
     *ret = facts;
     return 0;
+}
+
+const char *kq_broker_cluster_id(const struct kq_broker *broker)
+{
+    return broker->cluster_id;
+}
+
+int32_t kq_broker_node_id(const struct kq_broker *broker)
+{
+    return broker->node_id;
 }
 
 /* --- Closing --- */

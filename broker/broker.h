@@ -76,6 +76,11 @@ void kq_broker_unlisten(struct kq_broker *broker, struct kq_listener *listener);
 struct statvfs;
 int kq_broker_statfs(struct kq_broker *broker, struct statvfs *ret);
 
+/* Of the cluster that the data directory belongs to (meta.properties: the same after every start),
+ * and the broker's own number in it. The string is valid as long as the broker. */
+const char *kq_broker_cluster_id(const struct kq_broker *broker);
+int32_t kq_broker_node_id(const struct kq_broker *broker);
+
 /* The metrics as Prometheus text, appended to RET. Front ends add theirs through metrics.h. */
 int kq_broker_metrics(struct kq_broker *broker, struct kq_buf *ret);
 
@@ -83,6 +88,8 @@ int kq_broker_metrics(struct kq_broker *broker, struct kq_buf *ret);
 
 /* Takes a reference. Never blocks. 0; -ENOENT. */
 int kq_topic_get(struct kq_broker *broker, const char *name, struct kq_topic **ret);
+/* By its id, of 16 bytes. */
+int kq_topic_find(struct kq_broker *broker, const uint8_t *id, struct kq_topic **ret);
 struct kq_topic *kq_topic_ref(struct kq_topic *topic);
 void kq_topic_unref(struct kq_topic *topic); /* NULL is fine */
 
@@ -92,6 +99,10 @@ int kq_topic_next(struct kq_broker *broker, const char *after, struct kq_topic *
 
 /* Is it a name that Kafka allows: [A-Za-z0-9._-]{1,249}, not ".", ".." or ".kqfs"? */
 bool kq_topic_name_valid(const char *name);
+
+/* Is it the name of a topic that only the broker itself writes: __consumer_offsets,
+ * __transaction_state, __share_group_state (org.apache.kafka.common.internals.Topic)? */
+bool kq_topic_is_internal(const char *name);
 
 struct kq_topic_spec {
     const char *name;
@@ -164,6 +175,10 @@ struct kq_partition *kq_partition_ref(struct kq_partition *partition);
 void kq_partition_unref(struct kq_partition *partition);                   /* NULL is fine */
 struct kq_topic *kq_partition_topic(const struct kq_partition *partition); /* borrowed */
 int32_t kq_partition_number(const struct kq_partition *partition);
+
+/* How often the partition has had a new leader: what metadata says, and what a client's belief is
+ * compared with. Never blocks. */
+int32_t kq_partition_leader_epoch(const struct kq_partition *partition);
 
 /* The right to read or write one partition, granted after a check. Holds no reference: valid while
  * the partition is referenced. Only kq_partition_access makes one. */

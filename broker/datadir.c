@@ -145,6 +145,27 @@ static int complete_properties(const char *text, struct kq_buf *ret)
     return r;
 }
 
+/* Whose data these are, from the PROPERTIES that are complete. */
+static int take_identity(struct kq_broker *broker, const char *properties)
+{
+    const char *cluster = property(properties, "cluster.id");
+    const char *node = property(properties, "node.id");
+    if (!node)
+        node = property(properties, "broker.id");
+    char *end;
+    errno = 0;
+    long number = strtol(node, &end, 10);
+    if (errno || end == node || (*end != '\n' && *end != '\r' && *end) || number < 0 ||
+        number > INT32_MAX) {
+        kq_diag(LOG_ERR, "%s/" META ": node.id is not a number from 0 to 2147483647; correct it",
+                broker->data_dir);
+        return -EINVAL;
+    }
+    broker->node_id = (int32_t)number;
+    broker->cluster_id = kq_format("%.*s", (int)strcspn(cluster, "\r\n"), cluster);
+    return broker->cluster_id ? 0 : -ENOMEM;
+}
+
 static int check_properties(struct kq_broker *broker, bool *ret_new)
 {
     kq_autobuf struct kq_buf old = {0}, new = {0};
@@ -168,6 +189,10 @@ static int check_properties(struct kq_broker *broker, bool *ret_new)
     if (r == 0 && new.length != old.length - 1)
         r = kq_io_replace(broker->dirfd, META, new.data, new.length, 0600);
     if (r == 0)
+        r = kq_buf_append(&new, "", 1);
+    if (r == 0)
+        r = take_identity(broker, (char *)new.data);
+    if (r == 0)
         *ret_new = missing;
     return r;
 }
@@ -180,7 +205,7 @@ int kq_datadir_open(struct kq_broker *broker, bool *ret_new)
     if (r < 0)
         return r;
     r = check_properties(broker, ret_new);
-    if (r < 0 && r != -EPROTO)
+    if (r < 0 && r != -EPROTO && r != -EINVAL)
         kq_diag(LOG_ERR, "cannot read or write %s/" META ": %s", broker->data_dir, strerror(-r));
     broker->clean = r == 0 && faccessat(broker->dirfd, CLEAN, F_OK, 0) == 0;
     return r;

@@ -62,6 +62,7 @@ struct kq_topic {
     atomic_bool deleted;
     enum kq_registry_state state; /* the registry's */
     UT_hash_handle by_name;       /* the registry's */
+    UT_hash_handle by_id;         /* the registry's */
     uint8_t id[KQ_UUID_BYTES];
     int64_t created_ms;
 
@@ -92,6 +93,8 @@ struct kq_broker {
     int dirfd;
     int lock_fd;
     bool clean; /* the last stop was */
+    char *cluster_id;
+    int32_t node_id;
     struct kq_pool *syncer;
     struct kq_log_shared shared;
     struct kq_registry registry;

@@ -157,6 +157,12 @@ int32_t kq_partition_number(const struct kq_partition *partition)
     return partition->number;
 }
 
+/* There has been one leader only: the epoch that kq_log_append writes into each batch. */
+int32_t kq_partition_leader_epoch(const struct kq_partition *partition)
+{
+    return 0;
+}
+
 int kq_partition_access(struct kq_partition *partition, const struct kq_caller *caller,
                         unsigned rights, struct kq_access *ret)
 {

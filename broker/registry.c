@@ -63,6 +63,11 @@ static int insert(struct kq_registry *registry, struct kq_topic *topic)
     HASH_ADD_KEYPTR(by_name, registry->by_name, topic->name, strlen(topic->name), topic);
     if (kq_uthash_failed)
         return -ENOMEM;
+    HASH_ADD(by_id, registry->by_id, id, sizeof(topic->id), topic);
+    if (kq_uthash_failed) {
+        HASH_DELETE(by_name, registry->by_name, topic);
+        return -ENOMEM;
+    }
     size_t at = position(registry, topic->name, false);
     memmove(&registry->sorted[at + 1], &registry->sorted[at],
             (registry->count - at) * sizeof(struct kq_topic *));
@@ -100,6 +105,7 @@ void kq_registry_remove(struct kq_registry *registry, struct kq_topic *topic)
     pthread_rwlock_wrlock(&registry->lock);
     size_t at = position(registry, topic->name, false);
     HASH_DELETE(by_name, registry->by_name, topic);
+    HASH_DELETE(by_id, registry->by_id, topic);
     registry->count--;
     memmove(&registry->sorted[at], &registry->sorted[at + 1],
             (registry->count - at) * sizeof(struct kq_topic *));
@@ -119,15 +125,28 @@ int kq_registry_count_partitions(struct kq_registry *registry, long count)
     return r;
 }
 
+static int take(struct kq_topic *topic, struct kq_topic **ret)
+{
+    if (!topic || topic->state != KQ_REGISTRY_LIVE)
+        return -ENOENT;
+    *ret = kq_topic_ref(topic);
+    return 0;
+}
+
 int kq_registry_get(struct kq_registry *registry, const char *name, struct kq_topic **ret)
 {
-    int r = -ENOENT;
     pthread_rwlock_rdlock(&registry->lock);
-    struct kq_topic *topic = find(registry, name);
-    if (topic && topic->state == KQ_REGISTRY_LIVE) {
-        *ret = kq_topic_ref(topic);
-        r = 0;
-    }
+    int r = take(find(registry, name), ret);
+    pthread_rwlock_unlock(&registry->lock);
+    return r;
+}
+
+int kq_registry_find(struct kq_registry *registry, const uint8_t *id, struct kq_topic **ret)
+{
+    struct kq_topic *topic;
+    pthread_rwlock_rdlock(&registry->lock);
+    HASH_FIND(by_id, registry->by_id, id, KQ_UUID_BYTES, topic);
+    int r = take(topic, ret);
     pthread_rwlock_unlock(&registry->lock);
     return r;
 }

@@ -12,6 +12,12 @@ bool kq_topic_name_valid(const char *name)
            strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strcmp(name, ".kqfs") != 0;
 }
 
+bool kq_topic_is_internal(const char *name)
+{
+    return strcmp(name, "__consumer_offsets") == 0 || strcmp(name, "__transaction_state") == 0 ||
+           strcmp(name, "__share_group_state") == 0;
+}
+
 int kq_topic_new(struct kq_broker *broker, const char *name, struct kq_topic **ret)
 {
     size_t length = strlen(name);
@@ -54,6 +60,11 @@ static void free_topic(struct kq_topic *topic)
 int kq_topic_get(struct kq_broker *broker, const char *name, struct kq_topic **ret)
 {
     return kq_registry_get(&broker->registry, name, ret);
+}
+
+int kq_topic_find(struct kq_broker *broker, const uint8_t *id, struct kq_topic **ret)
+{
+    return kq_registry_find(&broker->registry, id, ret);
 }
 
 int kq_topic_next(struct kq_broker *broker, const char *after, struct kq_topic **ret)

@@ -64,6 +64,31 @@ static void kafkas_own_properties_are_kept(void **state)
     assert_memory_equal(text, kafkas, sizeof(kafkas) - 1);
     assert_null(strstr(text, "node.id"));
     assert_non_null(strstr(text, "kqfs.format=1\n"));
+    assert_string_equal(kq_broker_cluster_id(ground->broker), "abc");
+    assert_int_equal(kq_broker_node_id(ground->broker), 7);
+}
+
+static void who_the_broker_is_stays_the_same_after_every_start(void **state)
+{
+    struct ground *ground = *state;
+    struct kq_broker *broker;
+    char id[100];
+    ground_open(ground);
+    assert_int_equal(kq_broker_node_id(ground->broker), 1);
+    snprintf(id, sizeof(id), "%s", kq_broker_cluster_id(ground->broker));
+    assert_int_equal(strlen(id), 22);
+    ground_reopen(ground);
+    assert_string_equal(kq_broker_cluster_id(ground->broker), id);
+    ground_close(ground);
+    static const char *const bad[] = {"node.id=\ncluster.id=x\n", "node.id=-1\ncluster.id=x\n",
+                                      "node.id=1x\ncluster.id=x\n",
+                                      "node.id=2147483648\ncluster.id=x\n"};
+    for (size_t i = 0; i < kq_array_size(bad); i++) {
+        ground_write(ground, "meta.properties", bad[i]);
+        assert_int_equal(kq_broker_open(&ground->options, &broker), -EINVAL);
+        assert_non_null(strstr(said, "node.id"));
+        said_clear();
+    }
 }
 
 static void a_directory_that_cannot_be_used_is_named(void **state)
@@ -236,6 +261,7 @@ int main(void)
         GROUND_TEST(a_second_broker_is_refused_and_told_who_has_it),
         GROUND_TEST(data_of_a_newer_version_is_refused),
         GROUND_TEST(kafkas_own_properties_are_kept),
+        GROUND_TEST(who_the_broker_is_stays_the_same_after_every_start),
         GROUND_TEST(a_directory_that_cannot_be_used_is_named),
         GROUND_TEST(everything_is_there_after_a_restart),
         GROUND_TEST(everything_is_there_after_a_sudden_death),

@@ -29,6 +29,7 @@ static struct kq_topic *make(const char *name)
 {
     struct kq_topic *topic;
     assert_int_equal(kq_topic_new(NULL, name, &topic), 0);
+    assert_int_equal(kq_uuid_new(topic->id), 0);
     return topic;
 }
 
@@ -59,6 +60,29 @@ static void only_live_topics_are_found(void **state)
     kq_registry_remove(&registry, topic);
     assert_int_equal(add("a"), 0);
     kq_topic_unref(topic);
+}
+
+static void a_topic_is_found_by_its_id_while_it_lives(void **state)
+{
+    struct kq_topic *found;
+    uint8_t ids[100][KQ_UUID_BYTES];
+    for (unsigned i = 0; i < kq_array_size(ids); i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "%u", i);
+        struct kq_topic *topic = make(name);
+        memcpy(ids[i], topic->id, KQ_UUID_BYTES);
+        assert_int_equal(kq_registry_add(&registry, topic), 0);
+        assert_int_equal(kq_registry_find(&registry, ids[i], &found), -ENOENT);
+        kq_registry_set_state(&registry, topic, KQ_REGISTRY_LIVE);
+        kq_topic_unref(topic);
+    }
+    for (unsigned i = 0; i < kq_array_size(ids); i++) {
+        assert_int_equal(kq_registry_find(&registry, ids[i], &found), 0);
+        assert_int_equal(atoi(found->name), i);
+        kq_registry_remove(&registry, found);
+        kq_topic_unref(found);
+        assert_int_equal(kq_registry_find(&registry, ids[i], &found), -ENOENT);
+    }
 }
 
 static void the_walk_is_in_order_of_bytes(void **state)
@@ -110,6 +134,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(only_live_topics_are_found, set_up, take_down),
+        cmocka_unit_test_setup_teardown(a_topic_is_found_by_its_id_while_it_lives, set_up,
+                                        take_down),
         cmocka_unit_test_setup_teardown(the_walk_is_in_order_of_bytes, set_up, take_down),
         cmocka_unit_test_setup_teardown(partitions_are_counted_up_to_the_limit, set_up, take_down),
         cmocka_unit_test_setup_teardown(without_memory_nothing_is_added, set_up, take_down),
