@@ -23,6 +23,16 @@ enum kq_condition {
     KQ_BEYOND,      /* the offset or text position lies after the end */
     KQ_READY,       /* nothing to wait for: it is there already */
     KQ_PARTIAL,     /* part of an item; more bytes are needed */
+
+    /* A client's batch was refused; broker/produce.h says when. */
+    KQ_CORRUPT,
+    KQ_INVALID_RECORD,
+    KQ_TOO_LARGE,
+    KQ_INVALID_TIMESTAMP,
+    KQ_UNSUPPORTED_CODEC,
+    KQ_OUT_OF_ORDER_SEQUENCE,
+    KQ_FENCED_PRODUCER,
+    KQ_TRANSACTIONAL,
 };
 
 #define kq_likely(x) __builtin_expect(!!(x), 1)
