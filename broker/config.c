@@ -1,5 +1,6 @@
 #include "broker/config.h"
 
+#include <ini.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "broker/octal.h"
 
 struct kq_config_source {
     enum kq_origin origin;
@@ -223,6 +225,17 @@ static int parse_path(const struct kq_setting *row, const char *where, const cha
     return 0;
 }
 
+/* As it stands in the file, where bytes that a line cannot hold are escaped. */
+static int parse_path_in_file(const struct kq_setting *row, const char *where, const char *value,
+                              char **ret)
+{
+    kq_autofree char *plain = kq_strdup(value);
+    if (!plain)
+        return -ENOMEM;
+    kq_octal_decode(plain, KQ_OCTAL_PATH);
+    return parse_path(row, where, plain, ret);
+}
+
 static int take_source(struct kq_config *config, size_t index, enum kq_origin origin,
                        const char *where, int line, const char *name, bool *ret_wins)
 {
@@ -238,7 +251,7 @@ static int take_source(struct kq_config *config, size_t index, enum kq_origin or
 }
 
 static int set_row(struct kq_config *config, const struct kq_setting *row, enum kq_origin origin,
-                   const char *where, int line, const char *value)
+                   const char *where, int line, bool in_section, const char *value)
 {
     int64_t number = 0;
     bool flag = false, wins = false;
@@ -250,7 +263,8 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
     else if (row->type == KQ_SETTING_FLAG)
         r = parse_flag(row, where, value, &flag);
     else if (row->type == KQ_SETTING_PATH)
-        r = parse_path(row, where, value, &path);
+        r = in_section ? parse_path_in_file(row, where, value, &path)
+                       : parse_path(row, where, value, &path);
     if (r == 0)
         r = take_source(config, (size_t)(row - settings), origin, where, line, row->name, &wins);
     if (r)
@@ -316,7 +330,7 @@ int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *w
         const char *its = settings[i].section;
         bool here = !section || (its && strcmp(section, its) == 0);
         if (here && strcmp(settings[i].name, name) == 0)
-            return set_row(config, &settings[i], origin, where, line, value);
+            return set_row(config, &settings[i], origin, where, line, section != NULL, value);
         known_section |= here;
     }
     if (!known_section && !section[0])
@@ -327,42 +341,83 @@ int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *w
                     section ? " in section " : "", section ? section : "");
 }
 
-/* --- Showing them --- */
-
-static int format_origin(const struct kq_config *config, enum kq_origin origin, int line,
+/* FILE:LINE, or what else it came from. */
+static int format_origin(const struct kq_config *config, const struct kq_config_source *source,
                          struct kq_buf *ret)
 {
-    switch (origin) {
-    case KQ_ORIGIN_COMMAND_LINE:
-        return kq_buf_append_string(ret, " ; command line\n");
-    case KQ_ORIGIN_MOUNT_OPTION:
-        return kq_buf_append_string(ret, " ; -o\n");
-    case KQ_ORIGIN_FILE:
-        return kq_buf_printf(ret, " ; %s:%d\n", config->file ? config->file : "", line);
-    default:
-        return kq_buf_append_string(ret, " ; default\n");
-    }
+    static const char *const names[] = {[KQ_ORIGIN_DEFAULT] = "default",
+                                        [KQ_ORIGIN_MOUNT_OPTION] = "-o",
+                                        [KQ_ORIGIN_COMMAND_LINE] = "command line"};
+    if (source->origin != KQ_ORIGIN_FILE)
+        return kq_buf_append_string(ret, names[source->origin]);
+    int r = config->file ? kq_octal_append(ret, config->file, KQ_OCTAL_PATH) : 0;
+    return r ? r : kq_buf_printf(ret, ":%d", source->line);
+}
+
+int kq_config_check(const struct kq_config *config)
+{
+    const char *name, *reason, *row;
+    int r = kq_topic_config_check(&config->topic, &name, &reason);
+    if (r == 0)
+        return 0;
+    size_t index = 0;
+    while ((row = kq_topic_config_name(index)) && strcmp(row, name) != 0)
+        index++;
+    kq_autobuf struct kq_buf where = {0};
+    r = format_origin(config, &config->sources[SETTING_COUNT + index], &where);
+    if (r == 0)
+        r = kq_buf_append(&where, "", 1);
+    return r ? r : complain((const char *)where.data, name, "%s", reason);
+}
+
+/* --- Showing them --- */
+
+#define LINE_BYTES_MAX ((size_t)INI_MAX_LINE - 2) /* without newline and NUL */
+
+/* `NAME = VALUE` and where it came from, which stands in front where one line cannot hold both. A
+ * value that no line can hold has to be given as an option, so here it is a comment. */
+static int format_line(const struct kq_config *config, const char *name, const struct kq_buf *value,
+                       const struct kq_config_source *source, struct kq_buf *ret)
+{
+    kq_autobuf struct kq_buf setting = {0}, origin = {0};
+    int r = kq_buf_printf(&setting, "%s = ", name);
+    if (r == 0)
+        r = kq_buf_append(&setting, value->data, value->length);
+    if (r == 0)
+        r = kq_buf_append_string(&origin, "; ");
+    if (r == 0)
+        r = format_origin(config, source, &origin);
+    if (r)
+        return r;
+    bool too_long = setting.length > LINE_BYTES_MAX;
+    bool apart = !too_long && setting.length + 1 + origin.length > LINE_BYTES_MAX;
+    const struct kq_buf *first = apart ? &origin : &setting, *second = apart ? &setting : &origin;
+    return kq_buf_printf(ret, "%s%.*s%c%.*s\n", too_long ? "; too long for a line: " : "",
+                         (int)first->length, (char *)first->data, apart ? '\n' : ' ',
+                         (int)second->length, (char *)second->data);
 }
 
 static int format_row(const struct kq_config *config, size_t index, struct kq_buf *ret)
 {
     const struct kq_setting *row = &settings[index];
     const char *at = (const char *)config + row->offset;
+    kq_autobuf struct kq_buf value = {0};
     int r;
     if (row->type == KQ_SETTING_NUMBER) {
-        r = kq_buf_printf(ret, "%s = %lld", row->name, (long long)*(const int64_t *)at);
+        r = kq_buf_printf(&value, "%lld", (long long)*(const int64_t *)at);
     } else if (row->type == KQ_SETTING_FLAG) {
-        r = kq_buf_printf(ret, "%s = %s", row->name, *(const bool *)at ? "true" : "false");
+        r = kq_buf_append_string(&value, *(const bool *)at ? "true" : "false");
     } else {
         const char *text = *(char *const *)at;
         if (!text) /* a path that is not set has no value to show */
             return 0;
-        r = kq_buf_printf(ret, "%s = %s", row->name, text);
+        r = kq_octal_append(&value, text,
+                            row->type == KQ_SETTING_PATH ? KQ_OCTAL_PATH : KQ_OCTAL_OPTION);
     }
-    const struct kq_config_source *source = &config->sources[index];
-    enum kq_origin origin =
-        row->type == KQ_SETTING_MOUNT ? config->mount_options_origin : source->origin;
-    return r ? r : format_origin(config, origin, source->line, ret);
+    struct kq_config_source source = config->sources[index];
+    if (row->type == KQ_SETTING_MOUNT)
+        source.origin = config->mount_options_origin;
+    return r ? r : format_line(config, row->name, &value, &source, ret);
 }
 
 /* The value of a topic's setting. Blanks and semicolons of a delimiter are escaped: as they are,
@@ -386,11 +441,10 @@ static int format_topic(const struct kq_config *config, struct kq_buf *ret)
     int r = kq_buf_append_string(ret, "[topic]\n");
     for (size_t i = 0; r == 0 && (name = kq_topic_config_name(i)); i++) {
         const struct kq_config_source *source = &config->sources[SETTING_COUNT + i];
-        r = kq_buf_printf(ret, "%s = ", name);
+        kq_autobuf struct kq_buf value = {0};
+        r = format_topic_value(config, name, &value);
         if (r == 0)
-            r = format_topic_value(config, name, ret);
-        if (r == 0)
-            r = format_origin(config, source->origin, source->line, ret);
+            r = format_line(config, name, &value, source, ret);
     }
     return r;
 }

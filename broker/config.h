@@ -91,16 +91,22 @@ bool kq_config_knows(const char *name);
 
 /* Sets one value. NAME is looked up in SECTION, or, where SECTION is NULL, as it stands on the
  * command line. The value is checked in any case and takes effect unless a higher origin has set
- * it. WHERE names the place for the report: "FILE:LINE", "-o" or "command line"; LINE is kept for
- * kq_config_format. 0; -EINVAL: one line with place, name and reason was reported; -ENOMEM. */
+ * it. In a SECTION, a path has the escapes of broker/octal.h. WHERE names the place for the report:
+ * "FILE:LINE", "-o" or "command line"; LINE is kept for kq_config_format. 0; -EINVAL: one line with
+ * place, name and reason was reported; -ENOMEM. */
 int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *where, int line,
                   const char *section, const char *name, const char *value);
 
 /* The value of -o: settings as NAME=VALUE, and options of mount(8) and libfuse, which are collected
  * in mount_options, or dropped where only mount(8) reads them (noauto, user, x-…, …). A comma or
- * backslash in a value is written with a backslash before it. 0; -EINVAL (reported); -ENOMEM. */
+ * backslash in a value is written with a backslash before it, any byte as in broker/octal.h. 0;
+ * -EINVAL (reported); -ENOMEM. */
 int kq_config_set_mount_options(struct kq_config *config, enum kq_origin origin, const char *where,
                                 int line, const char *options);
+
+/* Do the settings fit together? To be asked when all are in. 0; -EINVAL (reported, with the place
+ * of the one to blame); -ENOMEM. */
+int kq_config_check(const struct kq_config *config);
 
 /* Reads the INI file PATH. 0; -ENOENT (not reported); -EINVAL (reported); -errno (reported). */
 int kq_config_read_file(struct kq_config *config, const char *path);
@@ -108,6 +114,7 @@ int kq_config_read_file(struct kq_config *config, const char *path);
 /* As kq_config_read_file, with the file's LENGTH bytes at hand; PATH for reports only. */
 int kq_config_parse(struct kq_config *config, const char *path, const char *bytes, size_t length);
 
-/* All settings as a file that kq_config_read_file takes, each with a comment on where it came from;
- * appended to RET. -ENOMEM. */
+/* All settings as a file that kq_config_read_file takes with the same result, each with a comment
+ * on where it came from; appended to RET. A value too long for a line of such a file (a path from
+ * the command line) stands there as a comment. -ENOMEM. */
 int kq_config_format(const struct kq_config *config, struct kq_buf *ret);

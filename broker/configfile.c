@@ -52,6 +52,8 @@ static char *read_line(char *to, int room, void *stream)
         stop(reading, "a NUL byte; is this a text file?");
         return NULL;
     }
+    if (length && (*at == ';' || *at == '#'))
+        length = 0; /* a comment may be of any length */
     if (length + 2 > (size_t)room) {
         kq_diag(LOG_ERR, "%s:%d: a line has at most %d bytes; give a longer value as an option",
                 reading->path, reading->line, room - 2);

@@ -5,6 +5,7 @@
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 #include "broker/config.h"
+#include "broker/octal.h"
 
 enum fate {
     PASS,       /* to libfuse */
@@ -147,15 +148,13 @@ static char *copy(const char *text, size_t length)
     return copied;
 }
 
-static void unescape(char *text)
+/* Does its last backslash escape nothing? It would escape the comma before what is added. */
+static bool is_cut(const char *raw, size_t length)
 {
-    char *to = text;
-    for (; *text; text++) {
-        if (text[0] == '\\' && text[1])
-            text++;
-        *to++ = *text;
-    }
-    *to = '\0';
+    size_t backslashes = 0;
+    while (backslashes < length && raw[length - backslashes - 1] == '\\')
+        backslashes++;
+    return backslashes % 2;
 }
 
 static int set_each(struct kq_config *config, enum kq_origin origin, const char *where, int line,
@@ -168,7 +167,9 @@ static int set_each(struct kq_config *config, enum kq_origin origin, const char 
         kq_autofree char *raw = copy(start, length), *name = copy(start, length);
         if (!raw || !name)
             return -ENOMEM;
-        unescape(name);
+        if (is_cut(raw, length))
+            return refuse(where, raw, "ends in a backslash; write it twice");
+        kq_octal_decode(name, KQ_OCTAL_OPTION); /* as libfuse does with those it gets */
         char *value = strchr(name, '=');
         if (value)
             *value++ = '\0';

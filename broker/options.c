@@ -187,7 +187,7 @@ static int check_complete(struct kq_config *config)
         return usage_error("neither XDG_DATA_HOME nor HOME says where data goes: give --data DIR");
     if (config->debug)
         config->foreground = true;
-    return 0;
+    return kq_config_check(config);
 }
 
 static int parse_all(struct parse *parse, int argc, char **argv)

@@ -1,6 +1,7 @@
 #include "broker/topicconfig.h"
 
 #include <ctype.h>
+#include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -89,7 +90,13 @@ static int read_ratio(const struct row *row, struct kq_topic_config *config, con
 static int write_ratio(const struct row *row, const struct kq_topic_config *config,
                        struct kq_buf *ret)
 {
-    return kq_buf_printf(ret, "%g", *(const double *)((const char *)config + row->offset));
+    double ratio = *(const double *)((const char *)config + row->offset);
+    char text[32];
+    int digits = 6;
+    do /* as short as reads back the same */
+        snprintf(text, sizeof(text), "%.*g", digits++, ratio);
+    while (digits <= DBL_DECIMAL_DIG && strtod(text, NULL) != ratio);
+    return kq_buf_append_string(ret, text);
 }
 
 /* --- Words --- */
@@ -107,7 +114,7 @@ static int read_cleanup(const struct row *row, struct kq_topic_config *config, c
                         const char **ret_reason)
 {
     bool old = false, compact = false;
-    for (const char *at = value;; at++) {
+    for (const char *at = value; *value; at++) {
         at += strspn(at, " ");
         size_t length = strcspn(at, ", ");
         if (length == 6 && memcmp(at, "delete", 6) == 0)
@@ -359,20 +366,32 @@ void kq_topic_config_defaults(struct kq_topic_config *ret)
     };
 }
 
-/* What depends on several settings. RET_NAME: the one to blame. */
-static int check_together(const struct kq_topic_config *config, const char **ret_name,
+int kq_topic_config_check(const struct kq_topic_config *config, const char **ret_name,
                           const char **ret_reason)
 {
     const struct kq_rendering *text = &config->text;
     if (text->framing != KQ_FRAMING_LINE)
         return 0;
-    *ret_name = "delimiter";
-    if (text->delimiter_length == 0)
+    if (text->delimiter_length == 0) {
+        *ret_name = "delimiter";
         return refuse(ret_reason, "must not be empty where framing is `line`");
-    *ret_name = "key.separator";
-    if (memmem(text->separator, text->separator_length, text->delimiter, text->delimiter_length))
+    }
+    if (memmem(text->separator, text->separator_length, text->delimiter, text->delimiter_length)) {
+        *ret_name = "key.separator";
         return refuse(ret_reason, "must not contain the delimiter");
+    }
     return 0;
+}
+
+int kq_topic_config_set(struct kq_topic_config *config, const char *name, const char *value,
+                        const char **ret_reason)
+{
+    const struct row *row = find_row(name);
+    const char *reason = "there is no such setting";
+    int r = row ? row->read(row, config, value, &reason) : -ENOTSUP;
+    if (r < 0 && ret_reason)
+        *ret_reason = reason;
+    return r;
 }
 
 int kq_topic_config_set_all(struct kq_topic_config *config, const struct kq_topic_setting *settings,
@@ -382,13 +401,11 @@ int kq_topic_config_set_all(struct kq_topic_config *config, const struct kq_topi
     struct kq_topic_config changed = *config;
     int r = 0;
     for (size_t i = 0; i < count && r == 0; i++) {
-        const struct row *row = find_row(settings[i].name);
         name = settings[i].name;
-        reason = "there is no such setting";
-        r = row ? row->read(row, &changed, settings[i].value, &reason) : -ENOTSUP;
+        r = kq_topic_config_set(&changed, name, settings[i].value, &reason);
     }
     if (r == 0)
-        r = check_together(&changed, &name, &reason);
+        r = kq_topic_config_check(&changed, &name, &reason);
     if (r == 0)
         *config = changed;
     if (r < 0 && ret_name)
@@ -396,13 +413,6 @@ int kq_topic_config_set_all(struct kq_topic_config *config, const struct kq_topi
     if (r < 0 && ret_reason)
         *ret_reason = reason;
     return r;
-}
-
-int kq_topic_config_set(struct kq_topic_config *config, const char *name, const char *value,
-                        const char **ret_reason)
-{
-    struct kq_topic_setting setting = {.name = name, .value = value};
-    return kq_topic_config_set_all(config, &setting, 1, NULL, ret_reason);
 }
 
 int kq_topic_config_format(const struct kq_topic_config *config, const char *name,

@@ -33,14 +33,19 @@ struct kq_topic_setting {
 /* Kafka's defaults and ours. */
 void kq_topic_config_defaults(struct kq_topic_config *ret);
 
-/* Checks VALUE and puts it into CONFIG. 0; -ENOTSUP (unknown name: CONFIG is untouched); -EINVAL
- * with the reason in RET_REASON (a string that stays valid; may be NULL). */
+/* Checks VALUE by itself and puts it into CONFIG; kq_topic_config_check has to follow when all are
+ * in. 0; on failure CONFIG is untouched: -ENOTSUP (unknown name); -EINVAL with the reason in
+ * RET_REASON (a string that stays valid; may be NULL). */
 int kq_topic_config_set(struct kq_topic_config *config, const char *name, const char *value,
                         const char **ret_reason);
 
-/* Checks and puts COUNT settings, whose order does not matter: what depends on several of them is
- * checked when all are in. On failure CONFIG is untouched, and RET_NAME (may be NULL) says which it
- * was. */
+/* Do the settings fit together? 0; -EINVAL with the setting to blame and the reason, both valid for
+ * good. */
+int kq_topic_config_check(const struct kq_topic_config *config, const char **ret_name,
+                          const char **ret_reason);
+
+/* Checks and puts COUNT settings, in any order, and checks that all fit together. On failure CONFIG
+ * is untouched, and RET_NAME (may be NULL) says which it was. */
 int kq_topic_config_set_all(struct kq_topic_config *config, const struct kq_topic_setting *settings,
                             size_t count, const char **ret_name, const char **ret_reason);
 

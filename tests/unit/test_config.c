@@ -136,6 +136,50 @@ static void what_is_shown_reads_back_as_the_same(void **state)
     kq_config_free(again);
 }
 
+/* Reads back what CONFIG shows. */
+static struct kq_config *reread(const struct kq_config *config)
+{
+    struct kq_config *again = fresh();
+    kq_autobuf struct kq_buf shown = {0};
+    assert_int_equal(kq_config_format(config, &shown), 0);
+    assert_int_equal(kq_config_parse(again, "f", (char *)shown.data, shown.length), 0);
+    return again;
+}
+
+static void values_with_bytes_that_ini_drops_read_back_as_the_same(void **state)
+{
+    static const char odd[] = " /a ;b\\040\nc\\ ";
+    struct kq_config *config = fresh();
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "data", odd + 1), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "mountpoint", odd), 0);
+    assert_int_equal(kq_config_set_mount_options(config, KQ_ORIGIN_FILE, "-o", 0,
+                                                 "ro,subtype=x\\ ;y\\,z\\\\,fsname=s= ,,"),
+                     0);
+    struct kq_config *again = reread(config);
+    assert_string_equal(again->data, odd + 1);
+    assert_string_equal(again->mountpoint, config->mountpoint);
+    assert_string_equal(again->mount_options, "ro,subtype=x\\040;y\\,z\\\\,fsname=s=\\040");
+    kq_config_free(config);
+    kq_config_free(again);
+}
+
+static void a_value_that_fills_its_line_has_its_origin_in_front(void **state)
+{
+    char path[400] = "";
+    for (size_t length = 150; length < 250; length++) {
+        snprintf(path, sizeof(path), "/%0*d", (int)length - 1, 0);
+        struct kq_config *config = fresh();
+        assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "mountpoint", path), 0);
+        struct kq_config *again = reread(config);
+        if (strlen("mountpoint = ") + length <= 198)
+            assert_string_equal(again->mountpoint, path);
+        else
+            assert_null(again->mountpoint);
+        kq_config_free(config);
+        kq_config_free(again);
+    }
+}
+
 static void every_lack_of_memory_is_reported_and_leaves_nothing_behind(void **state)
 {
     bool failed = true;
@@ -170,6 +214,8 @@ int main(void)
         cmocka_unit_test(paths_become_absolute),
         cmocka_unit_test(the_command_lines_own_settings_cannot_stand_in_a_file),
         cmocka_unit_test(what_is_shown_reads_back_as_the_same),
+        cmocka_unit_test(values_with_bytes_that_ini_drops_read_back_as_the_same),
+        cmocka_unit_test(a_value_that_fills_its_line_has_its_origin_in_front),
         cmocka_unit_test(every_lack_of_memory_is_reported_and_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,6 +89,57 @@ static void a_line_too_long_is_refused_and_never_cut(void **state)
     kq_config_free(config);
 }
 
+static void a_comment_may_be_longer_than_a_line(void **state)
+{
+    struct kq_config *config;
+    char text[1000] = "  ; ";
+    memset(text + strlen(text), 'x', 600);
+    strcat(text, "\n[broker]\nmax.topics = 9");
+    assert_int_equal(parse(text, &config), 0);
+    assert_int_equal(config->max_topics, 9);
+    kq_config_free(config);
+}
+
+static void a_path_holds_any_byte_as_in_fstab(void **state)
+{
+    struct kq_config *config;
+    assert_int_equal(parse("[broker]\ndata = /a\\040\\134040\\b\\040\n"
+                           "[mount]\noptions=mountpoint=/m\\054\\040,fsname=\\040\n",
+                           &config),
+                     0);
+    assert_string_equal(config->data, "/a \\040\\b ");
+    assert_string_equal(config->mountpoint, "/m, ");
+    assert_string_equal(config->mount_options, "fsname=\\040");
+    kq_config_free(config);
+}
+
+static void topic_settings_that_need_each_other_may_come_in_any_order(void **state)
+{
+    struct kq_config *config;
+    assert_int_equal(parse("[topic]\ndelimiter=\nkey.separator=a\nframing=write\n", &config), 0);
+    assert_int_equal(kq_config_check(config), 0);
+    kq_config_free(config);
+}
+
+static void topic_settings_that_do_not_fit_together_are_one_line_with_place_and_key(void **state)
+{
+    struct kq_config *config;
+    assert_int_equal(parse("[topic]\n\ndelimiter=\n", &config), 0);
+    config->file = kq_strdup("/f");
+    assert_int_equal(kq_config_check(config), -EINVAL);
+    assert_string_equal(said, "/f:3: delimiter: must not be empty where framing is `line`");
+    assert_int_equal(said_count, 1);
+    assert_int_equal(
+        kq_config_set(config, KQ_ORIGIN_COMMAND_LINE, "", 0, NULL, "topic.delimiter", "b"), 0);
+    assert_int_equal(kq_config_check(config), 0);
+    assert_int_equal(
+        kq_config_set(config, KQ_ORIGIN_MOUNT_OPTION, "", 0, NULL, "topic.key.separator", "abc"),
+        0);
+    assert_int_equal(kq_config_check(config), -EINVAL);
+    assert_string_equal(said, "-o: key.separator: must not contain the delimiter");
+    kq_config_free(config);
+}
+
 static void a_nul_byte_is_refused(void **state)
 {
     struct kq_config *config;
@@ -119,6 +170,10 @@ int main(void)
         cmocka_unit_test(each_mistake_is_one_line_with_file_line_and_key),
         cmocka_unit_test(a_setting_twice_is_refused_where_the_command_line_set_it_too),
         cmocka_unit_test(a_line_too_long_is_refused_and_never_cut),
+        cmocka_unit_test(a_comment_may_be_longer_than_a_line),
+        cmocka_unit_test(a_path_holds_any_byte_as_in_fstab),
+        cmocka_unit_test(topic_settings_that_need_each_other_may_come_in_any_order),
+        cmocka_unit_test(topic_settings_that_do_not_fit_together_are_one_line_with_place_and_key),
         cmocka_unit_test(a_nul_byte_is_refused),
         cmocka_unit_test(a_file_that_is_not_there_is_left_to_the_caller),
     };

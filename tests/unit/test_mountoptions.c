@@ -67,6 +67,7 @@ static void mistakes_are_one_line_that_names_the_option(void **state)
         {"fsname", "-o: fsname: needs a value"},
         {"num.partitions", "-o: num.partitions: needs a value"},
         {"num.partitions=x", "-o: num.partitions: `x` is not a whole number from 1 to 100000"},
+        {"fsname=a\\", "-o: fsname=a\\: ends in a backslash; write it twice"},
         {"wat=1", "-o: wat: no such setting (kqfs.conf(5) lists them)"},
     };
     for (size_t i = 0; i < kq_array_size(cases); i++) {

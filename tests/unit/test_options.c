@@ -87,6 +87,7 @@ static void mistakes_are_one_line_each(void **state)
     refused("kqfs --config /nonexistent/f /m", "/nonexistent/f: no such file");
     refused("kqfs --topic.what 1 /m", "no option --topic.what");
     refused("kqfs --topic.retention.ms soon /m", "retention.ms: `soon`: not a whole number");
+    refused("kqfs --topic.delimiter= /m", "command line: delimiter: must not be empty");
     refused("kqfs --foreground=maybe /m", "neither true nor false");
 }
 

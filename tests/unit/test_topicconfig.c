@@ -72,9 +72,12 @@ static void a_value_is_taken_and_shown(void **state)
         {"segment.bytes", "2147483647", "2147483647"},
         {"cleanup.policy", " delete ", "delete"},
         {"cleanup.policy", "delete,delete", "delete"},
+        {"cleanup.policy", "", ""},
         {"compression.type", "uncompressed", "uncompressed"},
         {"message.timestamp.type", "LogAppendTime", "LogAppendTime"},
         {"min.cleanable.dirty.ratio", "1", "1"},
+        {"min.cleanable.dirty.ratio", "0.1", "0.1"},
+        {"min.cleanable.dirty.ratio", "0.123456789012345678", "0.12345678901234568"},
         {"framing", "file", "file"},
         {"delimiter", "\\r\\n", "\\r\\n"},
         {"delimiter", "\n", "\\n"},
@@ -110,7 +113,6 @@ static void a_bad_value_is_refused_with_the_reason_and_changes_nothing(void **st
         {"min.cleanable.dirty.ratio", "1.1"},
         {"min.cleanable.dirty.ratio", "nan"},
         {"min.cleanable.dirty.ratio", ""},
-        {"cleanup.policy", ""},
         {"cleanup.policy", "delete,"},
         {"cleanup.policy", "delete compact"},
         {"cleanup.policy", "deletes"},
@@ -120,12 +122,12 @@ static void a_bad_value_is_refused_with_the_reason_and_changes_nothing(void **st
         {"compression.type", "gzip"},
         {"message.timestamp.type", "createtime"},
         {"framing", "lines"},
-        {"delimiter", ""},
         {"delimiter", "\\q"},
         {"delimiter", "\\"},
         {"delimiter", "\\x0"},
         {"delimiter", "12345678901234567"},
-        {"key.separator", "a\nb"},
+        {"cleanup.policy", ","},
+        {"min.cleanable.dirty.ratio", "1.5"},
     };
     struct kq_topic_config config, before;
     kq_topic_config_defaults(&before);
@@ -174,7 +176,9 @@ static void settings_that_need_each_other_may_come_in_any_order(void **state)
     kq_topic_config_defaults(&config);
     assert_int_equal(kq_topic_config_set_all(&config, settings, 2, &name, &reason), 0);
     assert_int_equal(config.text.delimiter_length, 0);
-    assert_int_equal(kq_topic_config_set(&config, "framing", "line", &reason), -EINVAL);
+    const struct kq_topic_setting line = {"framing", "line"};
+    assert_int_equal(kq_topic_config_set_all(&config, &line, 1, &name, &reason), -EINVAL);
+    assert_string_equal(name, "delimiter");
 
     kq_topic_config_defaults(&config);
     before = config;
