@@ -149,6 +149,12 @@ int kq_topic_set_config(struct kq_topic *topic, const struct kq_caller *caller, 
 
 /* --- Owner, mode, ACL --- */
 
+/* Has CALLER all RIGHTS (of enum kq_right) on PARTITION of TOPIC, on TOPIC (PARTITION NULL), or on
+ * the root (both NULL)? For what is shown; the calls that act ask by themselves. Never blocks.
+ * 0; -EACCES, -EPERM. */
+int kq_authorize(struct kq_broker *broker, const struct kq_caller *caller, unsigned rights,
+                 const struct kq_topic *topic, const struct kq_partition *partition);
+
 /* A copy of the attributes of a topic, a partition of it, or the root (TOPIC NULL). Release it with
  * kq_attributes_release. Never blocks. -ENOMEM. */
 int kq_attributes_get(struct kq_broker *broker, struct kq_topic *topic,
@@ -175,10 +181,6 @@ struct kq_partition *kq_partition_ref(struct kq_partition *partition);
 void kq_partition_unref(struct kq_partition *partition);                   /* NULL is fine */
 struct kq_topic *kq_partition_topic(const struct kq_partition *partition); /* borrowed */
 int32_t kq_partition_number(const struct kq_partition *partition);
-
-/* How often the partition has had a new leader: what metadata says, and what a client's belief is
- * compared with. Never blocks. */
-int32_t kq_partition_leader_epoch(const struct kq_partition *partition);
 
 /* The right to read or write one partition, granted after a check. Holds no reference: valid while
  * the partition is referenced. Only kq_partition_access makes one. */
@@ -216,6 +218,8 @@ int kq_read_text(const struct kq_access *access, int64_t text, uint32_t max_byte
                  struct kq_extent *ret);
 int kq_find_time(const struct kq_access *access, int64_t timestamp_ms, bool may_block,
                  int64_t *ret_offset, int64_t *ret_timestamp);
+int kq_find_newest(const struct kq_access *access, bool may_block, int64_t *ret_offset,
+                   int64_t *ret_timestamp);
 int kq_next_range(struct kq_partition *partition, int64_t from, bool may_block,
                   struct kq_log_range *ret);
 

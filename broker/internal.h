@@ -195,8 +195,6 @@ int kq_topic_erase(struct kq_broker *broker, const char *name, int32_t partition
 int kq_renderings_append(const struct kq_renderings *old, const struct kq_rendering *text,
                          int64_t from, struct kq_renderings **ret);
 bool kq_rendering_equal(const struct kq_rendering *a, const struct kq_rendering *b);
-int kq_authorize(struct kq_broker *broker, const struct kq_caller *caller, unsigned rights,
-                 const struct kq_topic *topic, const struct kq_partition *partition);
 
 /* --- partition.c --- */
 

@@ -191,6 +191,11 @@ int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
 int kq_log_find_time(struct kq_log *log, int64_t timestamp_ms, bool may_block, int64_t *ret_offset,
                      int64_t *ret_timestamp);
 
+/* The first retained offset that has the largest timestamp of all, and that timestamp. As
+ * kq_log_find_time; KQ_END: the log is empty. */
+int kq_log_find_newest(struct kq_log *log, bool may_block, int64_t *ret_offset,
+                       int64_t *ret_timestamp);
+
 /* A sealed segment as a range of offsets and text. */
 struct kq_log_range {
     int64_t base_offset, next_offset;

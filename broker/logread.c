@@ -1,4 +1,4 @@
-/* Reading the log: by offset, on from an extent, by time. */
+/* Reading the log: by offset, and on from an extent. */
 #include <inttypes.h>
 
 #include "broker/base/io.h"
@@ -172,77 +172,29 @@ int kq_log_read_next(struct kq_log *log, const struct kq_extent *before, uint32_
     return conclude(log, before->next_offset, r, text, &extent, ret);
 }
 
-/* --- By time --- */
-
-/* The first record of the batch FOUND with a timestamp >= TIMESTAMP_MS and an offset >= FROM.
- * KQ_END: the batch has none. */
-static int find_record(struct kq_log *log, struct kq_segment *segment, const struct kq_found *found,
-                       int64_t timestamp_ms, int64_t from, bool may_block, struct kq_record *ret)
+int kq_log_load_batch(struct kq_segment *segment, const struct kq_found *found, bool may_block,
+                      struct kq_walk *walk, struct kq_batch_header *ret_header,
+                      const uint8_t **ret_bytes)
 {
-    kq_autobuf struct kq_buf scratch = {0};
-    struct kq_record_reader reader;
     struct kq_batch_header header;
-    struct kq_walk walk;
     const uint8_t *bytes;
     int fd;
     int r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &fd);
     if (r != 0)
         return r;
-    kq_walk_begin(&walk, fd, segment->base, found->position, found->position + found->size,
+    kq_walk_begin(walk, fd, segment->base, found->position, found->position + found->size,
                   KQ_WALK_NEAR, may_block);
-    r = kq_walk_header(&walk, &header);
+    r = kq_walk_header(walk, &header);
     if (r == 0)
-        r = kq_walk_bytes(&walk, &header, &bytes);
+        r = kq_walk_bytes(walk, &header, &bytes);
     if (r == 0)
         r = kq_verified_check(segment->file->verified, found->position, &header, bytes);
-    if (r == 0)
-        r = kq_record_reader_open(&reader, bytes, &header, (size_t)log->max_batch_bytes, &scratch);
-    while (r == 0 && (r = kq_record_next(&reader, ret)) == 0) {
-        if (ret->timestamp >= timestamp_ms && ret->offset >= from)
-            break;
-    }
-    kq_walk_end(&walk);
     kq_file_done(segment->file);
-    return r == KQ_PARTIAL ? -EBADMSG : r;
-}
-
-static int find_time_in(struct kq_log *log, struct kq_segment *segment, int64_t timestamp_ms,
-                        int64_t from, bool may_block, struct kq_record *ret)
-{
-    struct kq_found found;
-    int64_t max;
-    int r = kq_segment_max_timestamp(segment, &log->map, may_block, &max);
-    if (r != 0 || max < timestamp_ms)
-        return r != 0 ? r : KQ_END;
-    while ((r = kq_segment_find_time(segment, &log->map, timestamp_ms, from, may_block, &found)) ==
-           0) {
-        r = find_record(log, segment, &found, timestamp_ms, from, may_block, ret);
-        if (r != KQ_END)
-            break;
-        from = found.next_offset;
+    if (r != 0) {
+        kq_walk_end(walk);
+        return r == KQ_PARTIAL ? -EBADMSG : r;
     }
-    return r;
-}
-
-int kq_log_find_time(struct kq_log *log, int64_t timestamp_ms, bool may_block, int64_t *ret_offset,
-                     int64_t *ret_timestamp)
-{
-    struct kq_record record;
-    int64_t start = atomic_load_explicit(&log->start, memory_order_acquire);
-    struct kq_segment *segment = kq_log_segment_at(log, start);
-    int r = KQ_END;
-    while (segment) {
-        r = find_time_in(log, segment, timestamp_ms, start, may_block, &record);
-        if (r != KQ_END)
-            break;
-        struct kq_segment *next = kq_log_segment_after(log, segment);
-        kq_segment_unref(segment);
-        segment = next;
-    }
-    kq_segment_unref(segment);
-    if (r == 0) {
-        *ret_offset = record.offset;
-        *ret_timestamp = record.timestamp;
-    }
-    return r;
+    *ret_header = header;
+    *ret_bytes = bytes;
+    return 0;
 }

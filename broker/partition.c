@@ -157,12 +157,6 @@ int32_t kq_partition_number(const struct kq_partition *partition)
     return partition->number;
 }
 
-/* There has been one leader only: the epoch that kq_log_append writes into each batch. */
-int32_t kq_partition_leader_epoch(const struct kq_partition *partition)
-{
-    return 0;
-}
-
 int kq_partition_access(struct kq_partition *partition, const struct kq_caller *caller,
                         unsigned rights, struct kq_access *ret)
 {
@@ -318,6 +312,16 @@ int kq_find_time(const struct kq_access *access, int64_t timestamp_ms, bool may_
     return r < 0 ? r
                  : leave(partition, kq_log_find_time(partition->log, timestamp_ms, may_block,
                                                      ret_offset, ret_timestamp));
+}
+
+int kq_find_newest(const struct kq_access *access, bool may_block, int64_t *ret_offset,
+                   int64_t *ret_timestamp)
+{
+    struct kq_partition *partition = access->partition;
+    int r = enter_to_read(access);
+    return r < 0 ? r
+                 : leave(partition,
+                         kq_log_find_newest(partition->log, may_block, ret_offset, ret_timestamp));
 }
 
 int kq_next_range(struct kq_partition *partition, int64_t from, bool may_block,
