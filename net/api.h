@@ -10,7 +10,6 @@
 #include <stdint.h>
 
 #include "net/request.h"
-#include "net/wire.h"
 
 struct kq_message;
 

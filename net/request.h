@@ -13,12 +13,14 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "broker/authz.h"
 #include "broker/base/arena.h"
 #include "broker/base/pool.h"
 #include "broker/base/timers.h"
-#include "net/wire.h"
+#include "broker/base/wire.h"
+#include "net/loop.h"
 
 struct kq_api;
 struct kq_broker;
@@ -56,14 +58,26 @@ struct kq_request {
     struct kq_conn *conn; /* for kq_conn_… calls on the loop */
 
     /* The handler's own while the request is LATER or PARKED. */
-    void (*cancel)(struct kq_request *request); /* NULL: nothing to take back */
+    void (*cancel)(struct kq_request *request); /* NULL: nothing to take back. Not called while RUN
+                                                   of kq_request_offload is under way */
     void *state;
+
+    /* Called once, on the loop, when the response was written or dropped and before the arena goes:
+     * lets go of what the response refers to, such as extents (the send queue has references of its
+     * own by then). NULL: nothing. */
+    void (*release)(struct kq_request *request);
 
     /* The server's own. */
     struct kq_job job;
-    enum kq_handled (*run)(struct kq_request *request);
-    struct kq_request *next, *mail_next;
+    struct kq_mail mail;
+    _Atomic(enum kq_handled (*)(struct kq_request *request)) run;
+    atomic_uint mail_flags;
+    int mailed; /* what DONE brings: of enum kq_handled */
+    int job_said;
     int stage;
+    bool offloaded, cancelled, counted;
+    void *memory; /* of `bytes`, where they are not in one piece with the request */
+    STAILQ_ENTRY(kq_request) queue;
 };
 
 /* The response of a LATER or PARKED request is complete. Any thread; the request must not be
@@ -79,8 +93,9 @@ enum kq_handled kq_request_offload(struct kq_request *request,
                                    enum kq_handled (*run)(struct kq_request *request));
 
 /* Runs RUN on the request's loop, soon; any thread. What it returns counts as the handler's answer.
- * At most one such call may be under way for a request: further ones before it ran are merged into
- * it (so a wake-up that comes again costs nothing). */
+ * At most one such call may be under way for a request: further ones (with the same RUN) before it
+ * ran are merged into it, so that a wake-up that comes again costs nothing. None may follow, or be
+ * under way on another thread, when the request is done. */
 void kq_request_post(struct kq_request *request,
                      enum kq_handled (*run)(struct kq_request *request));
 

@@ -1,0 +1,168 @@
+#include "net/sendq.h"
+
+#include <limits.h>
+
+#include "broker/base/mem.h"
+#include "net/resident.h"
+
+#define PARTS_AT_ONCE 64
+#define PIECE ((size_t)1024 * 1024) /* of a file, for one sendfile */
+#define COLD_PASSES_MAX 3
+
+struct kq_chunk {
+    STAILQ_ENTRY(kq_chunk) next;
+    const uint8_t *bytes; /* NULL: of a file */
+    size_t left;
+    void *memory;
+    struct kq_extent extent;
+    int64_t position; /* of the file: what comes next */
+};
+
+void kq_sendq_init(struct kq_sendq *queue)
+{
+    *queue = (struct kq_sendq){0};
+    STAILQ_INIT(&queue->chunks);
+}
+
+static void drop_first(struct kq_sendq *queue)
+{
+    struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+    STAILQ_REMOVE_HEAD(&queue->chunks, next);
+    if (!chunk->bytes)
+        kq_extent_unref(&chunk->extent);
+    free(chunk->memory);
+    free(chunk);
+    queue->warm_until = 0;
+    queue->cold_passes = 0;
+}
+
+void kq_sendq_release(struct kq_sendq *queue)
+{
+    while (!STAILQ_EMPTY(&queue->chunks))
+        drop_first(queue);
+    queue->sent = queue->added;
+}
+
+static int add(struct kq_sendq *queue, const struct kq_chunk *filled)
+{
+    struct kq_chunk *chunk = kq_memdup(filled, sizeof(*filled));
+    if (!chunk)
+        return -ENOMEM;
+    STAILQ_INSERT_TAIL(&queue->chunks, chunk, next);
+    queue->added += chunk->left;
+    return 0;
+}
+
+int kq_sendq_add_memory(struct kq_sendq *queue, const uint8_t *bytes, size_t length, void *memory)
+{
+    struct kq_chunk chunk = {.bytes = bytes, .left = length, .memory = memory};
+    return add(queue, &chunk);
+}
+
+int kq_sendq_add_file(struct kq_sendq *queue, const struct kq_extent *extent)
+{
+    struct kq_chunk chunk = {
+        .left = extent->length, .extent = *extent, .position = extent->position};
+    if (extent->length == 0)
+        return 0;
+    int r = add(queue, &chunk);
+    if (r == 0)
+        kq_extent_ref(extent);
+    return r;
+}
+
+/* LENGTH bytes from the front have gone. */
+static void take(struct kq_sendq *queue, size_t length)
+{
+    queue->sent += length;
+    for (;;) {
+        struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+        if (!chunk || length < chunk->left) {
+            if (chunk) {
+                chunk->left -= length;
+                chunk->position += (int64_t)length;
+                if (chunk->bytes)
+                    chunk->bytes += length;
+            }
+            return;
+        }
+        length -= chunk->left;
+        drop_first(queue);
+    }
+}
+
+static ssize_t write_memory(struct kq_sendq *queue, struct kq_transport *transport)
+{
+    struct iovec parts[PARTS_AT_ONCE];
+    int count = 0;
+    struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+    for (; chunk && chunk->bytes && count < PARTS_AT_ONCE; chunk = STAILQ_NEXT(chunk, next))
+        parts[count++] = (struct iovec){(void *)chunk->bytes, chunk->left};
+    ssize_t n = kq_transport_writev(transport, parts, count, chunk != NULL);
+    if (n > 0)
+        take(queue, (size_t)n);
+    return n;
+}
+
+/* Is the piece of LENGTH bytes that comes next in the page cache? */
+static bool is_warm(struct kq_sendq *queue, const struct kq_chunk *chunk, size_t length)
+{
+    if (chunk->position + (int64_t)length <= queue->warm_until ||
+        queue->cold_passes >= COLD_PASSES_MAX)
+        return true;
+    if (!kq_resident(chunk->extent.fd, chunk->position, length))
+        return false;
+    queue->warm_until = chunk->position + (int64_t)length;
+    queue->cold_passes = 0;
+    return true;
+}
+
+/* > 0: bytes sent; 0: they are not cached; -EAGAIN; -errno. */
+static ssize_t send_file(struct kq_sendq *queue, struct kq_transport *transport,
+                         struct kq_cold *ret_cold)
+{
+    struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+    size_t length = chunk->left < PIECE ? chunk->left : PIECE;
+    if (!is_warm(queue, chunk, length)) {
+        *ret_cold = (struct kq_cold){&chunk->extent, chunk->position, length};
+        return 0;
+    }
+    ssize_t n = kq_transport_sendfile(transport, chunk->extent.fd, chunk->position, length);
+    if (n == 0)
+        return -EIO;
+    if (n == -EAGAIN)
+        queue->warm_until = 0; /* who knows when it goes on */
+    if (n > 0) {
+        queue->sent_from_files += (uint64_t)n;
+        queue->cold_passes = 0;
+        take(queue, (size_t)n);
+    }
+    return n;
+}
+
+int kq_sendq_write(struct kq_sendq *queue, struct kq_transport *transport, size_t budget,
+                   struct kq_cold *ret_cold)
+{
+    size_t done = 0;
+    for (;;) {
+        struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+        if (!chunk)
+            return KQ_SENDQ_EMPTY;
+        if (done >= budget)
+            return KQ_SENDQ_MORE;
+        ssize_t n = chunk->bytes ? write_memory(queue, transport)
+                                 : send_file(queue, transport, ret_cold);
+        if (n == 0)
+            return KQ_SENDQ_COLD;
+        if (n == -EAGAIN)
+            return KQ_SENDQ_FULL;
+        if (n < 0)
+            return (int)n;
+        done += (size_t)n;
+    }
+}
+
+void kq_sendq_warmed(struct kq_sendq *queue)
+{
+    queue->cold_passes++;
+}
