@@ -138,3 +138,10 @@ int kq_log_rebuild_text(struct kq_log *log, struct kq_segment *segment, int64_t 
 /* Makes an extent of what is published in SEGMENT from FOUND on. (logread.c) */
 int kq_log_make_extent(struct kq_segment *segment, const struct kq_found *found, uint32_t max_bytes,
                        bool may_block, struct kq_extent *ret);
+
+/* Reads the batch FOUND of SEGMENT, whole, and checks its checksum unless that is known to hold.
+ * RET_BYTES lie in WALK until kq_walk_end, which is due only after success.
+ * 0; KQ_WOULD_BLOCK; -EBADMSG: it is damaged; -errno. (logread.c) */
+int kq_log_load_batch(struct kq_segment *segment, const struct kq_found *found, bool may_block,
+                      struct kq_walk *walk, struct kq_batch_header *ret_header,
+                      const uint8_t **ret_bytes);

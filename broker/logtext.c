@@ -19,7 +19,8 @@ int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t posit
     return r == KQ_END ? -EBADMSG : r;
 }
 
-/* Text length of the messages before OFFSET in the batch FOUND. */
+/* Text length of the messages before OFFSET in the batch FOUND. Of a damaged one nobody can tell:
+ * reading fails at its first byte, and what lies behind it has its place. */
 static int text_in_batch(struct kq_log *log, struct kq_segment *segment,
                          const struct kq_found *found, int64_t offset, bool may_block, int64_t *ret)
 {
@@ -27,20 +28,71 @@ static int text_in_batch(struct kq_log *log, struct kq_segment *segment,
     struct kq_batch_header header;
     struct kq_walk walk;
     const uint8_t *bytes;
+    int r = kq_log_load_batch(segment, found, may_block, &walk, &header, &bytes);
+    if (r == -EBADMSG) {
+        kq_diag_limited(60000, LOG_ERR,
+                        "%s: the batch at offset %" PRId64
+                        " is damaged: where the text of offset %" PRId64
+                        " begins in it cannot be told",
+                        log->name, found->base_offset, offset);
+        *ret = 0;
+        return 0;
+    }
+    if (r == 0) {
+        r = kq_log_measure(log, bytes, &header, header.base_offset, offset, &scratch, ret);
+        kq_walk_end(&walk);
+    }
+    return r;
+}
+
+/* Passes the batch at WALK, or the damaged place there. 0: the next batch begins behind OFFSET;
+ * KQ_PARTIAL: not yet; KQ_END; -ENOMEM; -errno. */
+static int pass(struct kq_walk *walk, int64_t offset)
+{
+    struct kq_batch_header header;
+    const uint8_t *bytes;
+    int r = kq_walk_header(walk, &header);
+    if (r == 0)
+        r = kq_walk_bytes(walk, &header, &bytes);
+    if (r == 0)
+        r = kq_batch_check_crc(bytes, &header);
+    if (r == 0) {
+        kq_walk_step(walk, &header);
+        return walk->least > offset ? 0 : KQ_PARTIAL;
+    }
+    if (r != -EBADMSG && r != KQ_PARTIAL)
+        return r;
+    r = kq_walk_resync(walk);
+    if (r == 0)
+        r = kq_walk_header(walk, &header);
+    return r != 0 ? r : header.base_offset > offset ? 0 : KQ_PARTIAL;
+}
+
+/* Where the damaged place of SEGMENT begins in which OFFSET was. */
+static int find_damage(struct kq_segment *segment, int64_t offset, bool may_block,
+                       struct kq_found *ret)
+{
+    struct kq_published state;
+    struct kq_walk walk;
     int fd;
-    int r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &fd);
+    if (!may_block)
+        return KQ_WOULD_BLOCK;
+    int r = kq_file_use(segment->file, 0, &fd);
     if (r != 0)
         return r;
-    kq_walk_begin(&walk, fd, segment->base, found->position, found->position + found->size,
-                  KQ_WALK_NEAR, may_block);
-    r = kq_walk_header(&walk, &header);
-    if (r == 0)
-        r = kq_walk_bytes(&walk, &header, &bytes);
-    if (r == 0)
-        r = kq_log_measure(log, bytes, &header, header.base_offset, offset, &scratch, ret);
+    kq_segment_published(segment, &state);
+    kq_walk_begin(&walk, fd, segment->base, 0, state.size, KQ_WALK_FAR, true);
+    struct kq_found found;
+    do {
+        found = (struct kq_found){.position = walk.position, .base_offset = walk.least};
+        r = pass(&walk, offset);
+    } while (r == KQ_PARTIAL);
     kq_walk_end(&walk);
     kq_file_done(segment->file);
-    return r;
+    if (r != 0 && r != KQ_END)
+        return r;
+    *ret = found;
+    return 0;
 }
 
 /* The text position of the first message at or behind OFFSET. KQ_END: there is none. */
@@ -52,9 +104,12 @@ static int text_of_offset(struct kq_log *log, struct kq_segment *segment, int64_
     if (offset <= segment->base)
         return kq_log_text_base(log, segment, may_block, ret);
     int r = kq_segment_find(segment, &log->map, offset, may_block, &found);
+    bool lost = r == -EBADMSG;
+    if (lost)
+        r = find_damage(segment, offset, may_block, &found);
     if (r == 0)
         r = kq_log_text_of(log, segment, found.position, may_block, &text);
-    if (r == 0 && found.base_offset < offset)
+    if (r == 0 && !lost && found.base_offset < offset)
         r = text_in_batch(log, segment, &found, offset, may_block, &before);
     if (r == 0)
         *ret = text + before;

@@ -11,26 +11,16 @@ static int find_record(struct kq_log *log, struct kq_segment *segment, const str
     struct kq_batch_header header;
     struct kq_walk walk;
     const uint8_t *bytes;
-    int fd;
-    int r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &fd);
+    int r = kq_log_load_batch(segment, found, may_block, &walk, &header, &bytes);
     if (r != 0)
         return r;
-    kq_walk_begin(&walk, fd, segment->base, found->position, found->position + found->size,
-                  KQ_WALK_NEAR, may_block);
-    r = kq_walk_header(&walk, &header);
-    if (r == 0)
-        r = kq_walk_bytes(&walk, &header, &bytes);
-    if (r == 0)
-        r = kq_verified_check(segment->file->verified, found->position, &header, bytes);
-    if (r == 0)
-        r = kq_record_reader_open(&reader, bytes, &header, (size_t)log->max_batch_bytes, &scratch);
+    r = kq_record_reader_open(&reader, bytes, &header, (size_t)log->max_batch_bytes, &scratch);
     while (r == 0 && (r = kq_record_next(&reader, ret)) == 0) {
         if (ret->timestamp >= timestamp_ms && ret->offset >= from)
             break;
     }
     kq_walk_end(&walk);
-    kq_file_done(segment->file);
-    return r == KQ_PARTIAL ? -EBADMSG : r;
+    return r;
 }
 
 static int find_time_in(struct kq_log *log, struct kq_segment *segment, int64_t timestamp_ms,

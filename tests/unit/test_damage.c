@@ -326,6 +326,25 @@ static void an_index_that_contradicts_the_batches_is_written_anew(void **state)
     check(kit, false);
 }
 
+static void a_start_within_a_damaged_batch_is_where_that_begins(void **state)
+{
+    struct kit *kit = *state;
+    for (int way = 0; way < 2 * 3 * 8; way++) {
+        fill(kit, segment_sizes[way % 2], intervals[way / 2 % 3]);
+        int batch = in_the_middle_of_its_segment(), damage = way / 6 - 1;
+        batch += count_of(batch) == 1;
+        assert_int_equal(kq_log_delete_before(kit->log, model[batch].offset + 1), 0);
+        kit_close(kit);
+        if (damage >= 0)
+            do_damage(kit, batch, &damages[damage]);
+        kit_open(kit);
+        int64_t before = damage < 0 ? (int64_t)length_of(batch) + 1 : 0;
+        kit_text_bounds(kit, model[batch].text + before, model[BATCHES - 1].text_end);
+        for (int i = batch + (damage < 0); i < BATCHES; i++)
+            check_text(kit, i, false);
+    }
+}
+
 static void a_reader_who_may_not_block_is_sent_away_from_damage(void **state)
 {
     struct kit *kit = *state;
@@ -356,6 +375,7 @@ int main(void)
         TEST(every_flipped_byte_of_a_batch_costs_its_text_at_most),
         TEST(damage_up_to_the_end_of_a_segment_does_not_move_the_next),
         TEST(an_index_that_contradicts_the_batches_is_written_anew),
+        TEST(a_start_within_a_damaged_batch_is_where_that_begins),
         TEST(a_reader_who_may_not_block_is_sent_away_from_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
