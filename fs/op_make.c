@@ -253,46 +253,6 @@ static int drop_messages(struct kq_fs *fs, struct kq_topic *topic, int32_t numbe
     return r;
 }
 
-/* What is to be removed: the directory it is in, and what its name says. */
-static int find_name(struct kq_fs *fs, const struct make *make, struct kq_node *ret_parent,
-                     struct kq_name *ret_name)
-{
-    int r = kq_node_resolve(fs->nodes, make->parent, ret_parent);
-    return r < 0 ? r : kq_view_parse(ret_parent->view, make->name, ret_name);
-}
-
-static void unlink_blocking(fuse_req_t req, void *argument)
-{
-    struct kq_fs *fs = kq_fs_of(req);
-    struct kq_caller caller = kq_fs_caller(req);
-    struct kq_node parent;
-    struct kq_name name;
-    int r = find_name(fs, argument, &parent, &name);
-    if (r < 0) {
-        reply(req, r);
-        return;
-    }
-    switch (name.view) {
-    case KQ_VIEW_TEXT:
-        reply(req, drop_messages(fs, parent.topic, name.partition, &caller));
-        break;
-    /* What is listed beside the partitions goes with the topic: rm -r must get past it. */
-    case KQ_VIEW_APPEND:
-    case KQ_VIEW_EARLIEST:
-    case KQ_VIEW_LATEST:
-    case KQ_VIEW_SEGMENT_LINK:
-        reply(req, 0);
-        break;
-    default:
-        reply(req, -EPERM);
-    }
-}
-
-void kq_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-    offload(req, unlink_blocking, parent, name, 0, NULL);
-}
-
 static int delete_topic(struct kq_fs *fs, const char *name, const struct kq_caller *caller)
 {
     struct kq_topic *topic;
@@ -312,37 +272,65 @@ static int delete_topic(struct kq_fs *fs, const char *name, const struct kq_call
     return r;
 }
 
-static void rmdir_blocking(fuse_req_t req, void *argument)
+static int remove_file(struct kq_fs *fs, const struct kq_node *parent, const struct kq_name *name,
+                       const struct kq_caller *caller)
 {
-    struct kq_fs *fs = kq_fs_of(req);
-    struct kq_caller caller = kq_fs_caller(req);
-    struct kq_node parent;
-    struct kq_name name;
-    int r = find_name(fs, argument, &parent, &name);
-    if (r < 0) {
-        reply(req, r);
-        return;
+    switch (name->view) {
+    case KQ_VIEW_TEXT:
+        return drop_messages(fs, parent->topic, name->partition, caller);
+    /* What is listed beside the partitions goes with the topic: rm -r must get past it. */
+    case KQ_VIEW_APPEND:
+    case KQ_VIEW_EARLIEST:
+    case KQ_VIEW_LATEST:
+    case KQ_VIEW_SEGMENT_LINK:
+        return 0;
+    default:
+        return -EPERM;
     }
-    switch (name.view) {
+}
+
+static int remove_directory(struct kq_fs *fs, const struct kq_node *parent,
+                            const struct kq_name *name, const struct kq_caller *caller)
+{
+    switch (name->view) {
     case KQ_VIEW_TOPIC:
-        reply(req, delete_topic(fs, name.topic, &caller));
-        break;
+        return delete_topic(fs, name->topic, caller);
     case KQ_VIEW_BY_OFFSET:
     case KQ_VIEW_BY_TIME:
     case KQ_VIEW_BY_SEGMENT:
     case KQ_VIEW_BY_OFFSET_PARTITION:
     case KQ_VIEW_BY_TIME_PARTITION:
     case KQ_VIEW_BY_SEGMENT_PARTITION:
-        reply(req, 0);
-        break;
+        return 0;
     default:
-        reply(req, -EPERM);
+        return -EPERM;
     }
+}
+
+static void remove_blocking(fuse_req_t req, void *argument)
+{
+    const struct make *make = argument;
+    struct kq_fs *fs = kq_fs_of(req);
+    struct kq_caller caller = kq_fs_caller(req);
+    struct kq_node parent;
+    struct kq_name name;
+    int r = kq_node_resolve(fs->nodes, make->parent, &parent);
+    if (r == 0)
+        r = kq_view_parse(parent.view, make->name, &name);
+    if (r == 0)
+        r = S_ISDIR(make->mode) ? remove_directory(fs, &parent, &name, &caller)
+                                : remove_file(fs, &parent, &name, &caller);
+    reply(req, r);
+}
+
+void kq_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    offload(req, remove_blocking, parent, name, S_IFREG, NULL);
 }
 
 void kq_op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    offload(req, rmdir_blocking, parent, name, 0, NULL);
+    offload(req, remove_blocking, parent, name, S_IFDIR, NULL);
 }
 
 /* --- What there is none of --- */
