@@ -3,15 +3,19 @@
 #include "broker/base/io.h"
 #include "broker/log_internal.h"
 
-#define STEP_BYTES (256 * 1024) /* allocated at once, so that few appends pay for it */
+/* Allocated at once, so that few appends pay for it; the more, the longer the segment is. */
+#define STEP_LEAST (256 * 1024)
+#define STEP_MOST (8 * 1024 * 1024)
+#define STEP_SHARE 8
 
 static int allocate(struct kq_log *log, int fd, int64_t position, int64_t length)
 {
-    int r = kq_io_reserve(fd, position, length + STEP_BYTES);
+    int64_t step = kq_max64(STEP_LEAST, kq_min64(position / STEP_SHARE, STEP_MOST));
+    int r = kq_io_reserve(fd, position, length + step);
     if (r == -ENOSPC || r == -EDQUOT || r == -EFBIG)
         r = kq_io_reserve(fd, position, length);
     else if (r == 0)
-        length += STEP_BYTES;
+        length += step;
     if (r == -EOPNOTSUPP) {
         log->cannot_reserve = true;
         return 0;
