@@ -59,6 +59,7 @@ static const struct rule rules[] = {
     {TOPIC, RX, ANYBODY, false},               /* DESCRIBE_CONFIG */
     {TOPIC, WX, STICKY_OF_TOPIC, false},       /* ALTER_CONFIG */
     {LEVELS, 0, OWNER_OF_IT, false},           /* CHANGE_ATTRIBUTES */
+    {ROOT, KQ_ACL_READ, ANYBODY, false},       /* LIST */
 };
 
 struct question {

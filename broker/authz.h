@@ -45,7 +45,8 @@ enum kq_right {
     KQ_RIGHT_DELETE_RECORDS = 1 << 6,
     KQ_RIGHT_DESCRIBE_CONFIG = 1 << 7,
     KQ_RIGHT_ALTER_CONFIG = 1 << 8,
-    KQ_RIGHT_CHANGE_ATTRIBUTES = 1 << 9, /* chown, chmod, setfacl */
+    KQ_RIGHT_CHANGE_ATTRIBUTES = 1 << 9, /* chown, chmod, setfacl; on the root: alter the cluster */
+    KQ_RIGHT_LIST = 1 << 10,             /* the names of the topics; describe the cluster */
 };
 
 /* What the rights are asked on: from the root down to what is meant, NULL below. */

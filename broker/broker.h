@@ -216,6 +216,7 @@ int kq_read_next(const struct kq_access *access, const struct kq_extent *before,
                  struct kq_extent *ret);
 int kq_read_text(const struct kq_access *access, int64_t text, uint32_t max_bytes, bool may_block,
                  struct kq_extent *ret);
+/* Offsets and times, no messages: an access to DESCRIBE will do. */
 int kq_find_time(const struct kq_access *access, int64_t timestamp_ms, bool may_block,
                  int64_t *ret_offset, int64_t *ret_timestamp);
 int kq_find_newest(const struct kq_access *access, bool may_block, int64_t *ret_offset,

@@ -189,9 +189,10 @@ int kq_partition_enter(struct kq_partition *partition)
     return kq_likely(kq_guard_enter(&partition->guard)) ? 0 : enter_slow(partition);
 }
 
-static int enter_as(const struct kq_access *access, unsigned right)
+/* RIGHTS: any of them will do. */
+static int enter_as(const struct kq_access *access, unsigned rights)
 {
-    return kq_likely(access->rights & right) ? kq_partition_enter(access->partition) : -EACCES;
+    return kq_likely(access->rights & rights) ? kq_partition_enter(access->partition) : -EACCES;
 }
 
 static int leave(struct kq_partition *partition, int r)
@@ -268,9 +269,9 @@ int kq_text_bounds(struct kq_partition *partition, bool may_block, struct kq_log
 
 /* --- Reading --- */
 
-static int enter_to_read(const struct kq_access *access)
+static int enter_to_read(const struct kq_access *access, unsigned rights)
 {
-    int r = enter_as(access, KQ_RIGHT_READ);
+    int r = enter_as(access, rights);
     if (r == 0)
         kq_partition_touch(access->partition);
     return r;
@@ -280,7 +281,7 @@ int kq_read(const struct kq_access *access, int64_t offset, uint32_t max_bytes, 
             bool may_block, struct kq_extent *ret)
 {
     struct kq_partition *partition = access->partition;
-    int r = enter_to_read(access);
+    int r = enter_to_read(access, KQ_RIGHT_READ);
     return r < 0 ? r
                  : leave(partition,
                          kq_log_read(partition->log, offset, max_bytes, want_text, may_block, ret));
@@ -290,7 +291,7 @@ int kq_read_next(const struct kq_access *access, const struct kq_extent *before,
                  struct kq_extent *ret)
 {
     struct kq_partition *partition = access->partition;
-    int r = enter_to_read(access);
+    int r = enter_to_read(access, KQ_RIGHT_READ);
     return r < 0 ? r : leave(partition, kq_log_read_next(partition->log, before, max_bytes, ret));
 }
 
@@ -298,7 +299,7 @@ int kq_read_text(const struct kq_access *access, int64_t text, uint32_t max_byte
                  struct kq_extent *ret)
 {
     struct kq_partition *partition = access->partition;
-    int r = enter_to_read(access);
+    int r = enter_to_read(access, KQ_RIGHT_READ);
     return r < 0 ? r
                  : leave(partition,
                          kq_log_read_text(partition->log, text, max_bytes, may_block, ret));
@@ -308,7 +309,7 @@ int kq_find_time(const struct kq_access *access, int64_t timestamp_ms, bool may_
                  int64_t *ret_offset, int64_t *ret_timestamp)
 {
     struct kq_partition *partition = access->partition;
-    int r = enter_to_read(access);
+    int r = enter_to_read(access, KQ_RIGHT_READ | KQ_RIGHT_DESCRIBE);
     return r < 0 ? r
                  : leave(partition, kq_log_find_time(partition->log, timestamp_ms, may_block,
                                                      ret_offset, ret_timestamp));
@@ -318,7 +319,7 @@ int kq_find_newest(const struct kq_access *access, bool may_block, int64_t *ret_
                    int64_t *ret_timestamp)
 {
     struct kq_partition *partition = access->partition;
-    int r = enter_to_read(access);
+    int r = enter_to_read(access, KQ_RIGHT_READ | KQ_RIGHT_DESCRIBE);
     return r < 0 ? r
                  : leave(partition,
                          kq_log_find_newest(partition->log, may_block, ret_offset, ret_timestamp));

@@ -58,6 +58,7 @@ enum {
     DESCRIBE_CONFIG = KQ_RIGHT_DESCRIBE_CONFIG,
     ALTER_CONFIG = KQ_RIGHT_ALTER_CONFIG,
     ATTRIBUTES = KQ_RIGHT_CHANGE_ATTRIBUTES,
+    LIST = KQ_RIGHT_LIST,
     NOBODY = -1, /* KQ_UID_UNKNOWN */
     ACC = -EACCES,
     PRM = -EPERM,
@@ -75,6 +76,9 @@ static const struct row {
     {"no x on the topic", 01777, 01776, 0666, EVE, DESCRIBE, ACC},
     {"the group's x", 01777, 01710, 0666, MATE, DESCRIBE, 0},
     {"other's x is not the group's", 01777, 01701, 0666, MATE, DESCRIBE, ACC},
+
+    {"r on the root lists", 01704, 0, 0, EVE, LIST, 0},
+    {"no r on the root", 01773, 01777, 0666, EVE, LIST, ACC},
 
     {"r reads", 01711, 01711, 0604, EVE, READ, 0},
     {"w does not read", 01777, 01777, 0602, EVE, READ, ACC},
@@ -124,8 +128,8 @@ static const struct row {
     {"nor a mate", 01777, 01777, 0666, MATE, ATTRIBUTES, PRM},
     {"nor who is not known", 01777, 01777, 0666, NOBODY, ATTRIBUTES, PRM},
 
-    {"uid 0 passes everything", 01000, 01000, 0000, 0, 0x3ff, 0},
-    {"a right of tomorrow is refused", 01777, 01777, 0666, EVE, 1 << 10, ACC},
+    {"uid 0 passes everything", 01000, 01000, 0000, 0, 0x7ff, 0},
+    {"a right of tomorrow is refused", 01777, 01777, 0666, EVE, 1 << 11, ACC},
     {"one right refused refuses all", 01777, 01777, 0666, EVE, READ | WRITE | DELETE, PRM},
 };
 
