@@ -174,12 +174,12 @@ class Bench:
         stack.callback(daemon.stop)
         return daemon
 
-    def plain(self, stack, cpus):
+    def plain(self, stack, cpus, options=()):
         """The plain FUSE yardstick; its file is .mount / "file"."""
         mount = self._new("plain-mount")
         backing = self.directory("plain", stack) / "backing"
         program = self.build / "tests/bench/plainfuse"
-        return self.start(stack, [program, backing, mount], "plain", cpus, mount)
+        return self.start(stack, [program, *options, backing, mount], "plain", cpus, mount)
 
     def empty(self, stack, topics, partitions, cpus, options=()):
         mount = self._new("empty-mount")

@@ -1,10 +1,11 @@
 /* The yardstick of the benchmarks: a FUSE file system over one plain file.
  *
- *     plainfuse [-s] BACKING MOUNTPOINT
+ *     plainfuse [-s] [-k] BACKING MOUNTPOINT
  *
  * MOUNTPOINT/file is BACKING. One request is one pread or pwrite, and no page is cached
- * (direct_io), as for a partition of kqfs. It runs in the foreground until it is unmounted or gets
- * a signal, with libfuse's multi-threaded loop, or with -s in one thread.
+ * (direct_io), as for a partition of kqfs; with -k the kernel keeps pages, as for a sealed segment.
+ * It runs in the foreground until it is unmounted or gets a signal, with libfuse's multi-threaded
+ * loop, or with -s in one thread.
  */
 #define FUSE_USE_VERSION 314
 
@@ -22,6 +23,7 @@
 enum { FILE_INODE = 2, MAX_REQUEST = 1 << 20 };
 
 static int backing;
+static bool keep;
 
 static int attributes_of(fuse_ino_t inode, struct stat *ret)
 {
@@ -80,7 +82,8 @@ static void plain_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
         fuse_reply_err(request, EISDIR);
         return;
     }
-    info->direct_io = 1;
+    info->direct_io = !keep;
+    info->keep_cache = keep;
     fuse_reply_open(request, info);
 }
 
@@ -152,16 +155,23 @@ static int serve(const char *mountpoint, bool single)
 
 int main(int argc, char **argv)
 {
-    bool single = argc > 1 && strcmp(argv[1], "-s") == 0;
+    bool single = false;
+    int option;
 
-    if (argc != 3 + single) {
-        fprintf(stderr, "usage: plainfuse [-s] BACKING MOUNTPOINT\n");
+    while ((option = getopt(argc, argv, "sk")) != -1) {
+        single |= option == 's';
+        keep |= option == 'k';
+        if (option == '?')
+            argc = 0;
+    }
+    if (argc - optind != 2) {
+        fprintf(stderr, "usage: plainfuse [-s] [-k] BACKING MOUNTPOINT\n");
         return 2;
     }
-    backing = open(argv[1 + single], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    backing = open(argv[optind], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (backing < 0) {
-        fprintf(stderr, "plainfuse: %s: %s\n", argv[1 + single], strerror(errno));
+        fprintf(stderr, "plainfuse: %s: %s\n", argv[optind], strerror(errno));
         return 1;
     }
-    return serve(argv[2 + single], single);
+    return serve(argv[optind + 1], single);
 }
