@@ -17,14 +17,16 @@
 
 struct sink {
     struct kq_buf *out;
-    size_t most;       /* OUT's length may become so much */
-    uint8_t spill[16]; /* what would come out beyond it shows here */
+    size_t left;           /* so many bytes may still come */
+    kq_codec_drain *drain; /* NULL: OUT keeps them all */
+    void *context;
+    uint8_t spill[16]; /* what would come out beyond the limit shows here */
 };
 
 static void sink_open(struct sink *sink, struct kq_buf *out, size_t limit)
 {
-    sink->out = out;
-    sink->most = limit > SIZE_MAX / 4 - out->length ? SIZE_MAX / 4 : out->length + limit;
+    size_t most = SIZE_MAX / 4 - out->length;
+    *sink = (struct sink){.out = out, .left = limit < most ? limit : most};
 }
 
 /* Capacity for WANT more bytes at least, doubling, but never above the limit (unlike
@@ -32,11 +34,12 @@ static void sink_open(struct sink *sink, struct kq_buf *out, size_t limit)
 static int sink_grow(struct sink *sink, size_t want)
 {
     struct kq_buf *out = sink->out;
-    if (want > sink->most - out->length)
+    if (want > sink->left)
         return -EFBIG;
     if (out->capacity - out->length >= want)
         return 0;
-    size_t capacity = out->capacity > sink->most / 2 ? sink->most : 2 * out->capacity;
+    size_t most = out->length + sink->left;
+    size_t capacity = out->capacity > most / 2 ? most : 2 * out->capacity;
     if (capacity < out->length + want)
         capacity = out->length + want;
     uint8_t *data = kq_realloc(out->data, capacity);
@@ -47,38 +50,36 @@ static int sink_grow(struct sink *sink, size_t want)
     return 0;
 }
 
-static size_t sink_left(const struct sink *sink)
-{
-    return sink->most - sink->out->length;
-}
-
 /* Where a decompressor may write next: room behind OUT, the spill once the limit is reached. */
 static int sink_room(struct sink *sink, uint8_t **ret_at, size_t *ret_size)
 {
     struct kq_buf *out = sink->out;
-    size_t left = sink_left(sink);
-    if (left == 0) {
+    if (sink->left == 0) {
         *ret_at = sink->spill;
         *ret_size = sizeof(sink->spill);
         return 0;
     }
     if (out->capacity == out->length) {
-        int r = sink_grow(sink, left < FIRST_GUESS ? left : FIRST_GUESS);
+        size_t guess = sink->drain ? KQ_CODEC_PIECE : FIRST_GUESS;
+        int r = sink_grow(sink, sink->left < guess ? sink->left : guess);
         if (r < 0)
             return r;
     }
     size_t room = out->capacity - out->length;
     *ret_at = out->data + out->length;
-    *ret_size = room < left ? room : left;
+    *ret_size = room < sink->left ? room : sink->left;
     return 0;
 }
 
 static int sink_took(struct sink *sink, size_t count)
 {
-    if (count > 0 && sink_left(sink) == 0)
+    if (count > sink->left)
         return -EFBIG;
+    sink->left -= count;
     sink->out->length += count;
-    return 0;
+    return sink->drain && sink->out->length >= KQ_CODEC_PIECE
+               ? sink->drain(sink->context, sink->out)
+               : 0;
 }
 
 /* --- gzip --- */
@@ -106,7 +107,7 @@ static int gunzip_stream(z_stream *stream, struct sink *sink)
         uInt before = stream->avail_out;
         int z = inflate(stream, Z_NO_FLUSH);
         r = sink_took(sink, before - stream->avail_out);
-        if (r < 0)
+        if (r != 0)
             return r;
         if (z == Z_MEM_ERROR)
             return -ENOMEM;
@@ -179,8 +180,7 @@ static int unsnappy_block(const uint8_t *at, size_t length, struct sink *sink)
     if (snappy_uncompress((const char *)at, length, (char *)sink->out->data + sink->out->length,
                           &size) != SNAPPY_OK)
         return -EBADMSG;
-    sink->out->length += size;
-    return 0;
+    return sink_took(sink, size);
 }
 
 static int unsnappy(const uint8_t *at, size_t length, struct sink *sink)
@@ -197,7 +197,7 @@ static int unsnappy(const uint8_t *at, size_t length, struct sink *sink)
         if (size > (size_t)(end - at))
             return -EBADMSG;
         int r = unsnappy_block(at, size, sink);
-        if (r < 0)
+        if (r != 0)
             return r;
         at += size;
     }
@@ -275,7 +275,7 @@ static int unlz4_frame(LZ4F_dctx *context, const uint8_t **at, const uint8_t *en
             return -EBADMSG;
         *at += taken;
         r = sink_took(sink, given);
-        if (r < 0)
+        if (r != 0)
             return r;
     }
     return 0;
@@ -314,15 +314,12 @@ static int lz4(int level, const void *bytes, size_t length, struct kq_buf *out)
 
 /* --- zstd --- */
 
-/* In one piece, again with more room where it was too little: a stream would allocate the window
- * that the frame asks for, whatever the limit; here the output is the window. */
-static int unzstd(const void *bytes, size_t length, struct sink *sink)
+/* In one piece, again with more room where it was too little: the output is the window. */
+static int unzstd_whole(const void *bytes, size_t length, unsigned long long size,
+                        struct sink *sink)
 {
     struct kq_buf *out = sink->out;
-    unsigned long long size = ZSTD_getFrameContentSize(bytes, length);
-    if (size == ZSTD_CONTENTSIZE_ERROR)
-        return -EBADMSG;
-    size_t most = sink_left(sink);
+    size_t most = sink->left;
     size_t want = size == ZSTD_CONTENTSIZE_UNKNOWN ? FIRST_GUESS
                   : size < most                    ? (size_t)size
                                                    : most;
@@ -334,10 +331,8 @@ static int unzstd(const void *bytes, size_t length, struct sink *sink)
         room = room < most ? room : most;
         uint8_t *to = room ? out->data + out->length : sink->spill;
         size_t got = ZSTD_decompress(to, room, bytes, length);
-        if (!ZSTD_isError(got)) {
-            out->length += got;
-            return 0;
-        }
+        if (!ZSTD_isError(got))
+            return sink_took(sink, got);
         if (ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation)
             return -ENOMEM;
         if (ZSTD_getErrorCode(got) != ZSTD_error_dstSize_tooSmall)
@@ -345,6 +340,47 @@ static int unzstd(const void *bytes, size_t length, struct sink *sink)
         if (room == most)
             return -EFBIG;
     }
+}
+
+/* The window is the library's then, as large as the frame asks for, within bounds. */
+static int unzstd_pieces(ZSTD_DCtx *stream, const void *bytes, size_t length, struct sink *sink)
+{
+    ZSTD_inBuffer in = {.src = bytes, .size = length};
+    size_t hint = 1;
+    while (hint != 0 || in.pos < in.size) {
+        uint8_t *at;
+        size_t room;
+        int r = sink_room(sink, &at, &room);
+        if (r < 0)
+            return r;
+        ZSTD_outBuffer out = {.dst = at, .size = room};
+        size_t before = in.pos;
+        hint = ZSTD_decompressStream(stream, &out, &in);
+        if (ZSTD_isError(hint))
+            return ZSTD_getErrorCode(hint) == ZSTD_error_memory_allocation ? -ENOMEM : -EBADMSG;
+        if (out.pos == 0 && in.pos == before)
+            return -EBADMSG;
+        r = sink_took(sink, out.pos);
+        if (r != 0)
+            return r;
+    }
+    return 0;
+}
+
+static int unzstd(const void *bytes, size_t length, struct sink *sink)
+{
+    unsigned long long size = ZSTD_getFrameContentSize(bytes, length);
+    if (size == ZSTD_CONTENTSIZE_ERROR)
+        return -EBADMSG;
+    bool alone = ZSTD_findFrameCompressedSize(bytes, length) == length;
+    if (!sink->drain || (alone && size <= KQ_CODEC_PIECE))
+        return unzstd_whole(bytes, length, size, sink);
+    ZSTD_DCtx *stream = ZSTD_createDCtx();
+    if (!stream)
+        return -ENOMEM;
+    int r = unzstd_pieces(stream, bytes, length, sink);
+    ZSTD_freeDCtx(stream);
+    return r;
 }
 
 static int zstd(int level, const void *bytes, size_t length, struct kq_buf *out)
@@ -363,28 +399,43 @@ static int zstd(int level, const void *bytes, size_t length, struct kq_buf *out)
 
 /* --- All --- */
 
+static int decompress(enum kq_codec codec, const void *bytes, size_t length, struct sink *sink)
+{
+    if (codec < KQ_CODEC_GZIP || codec > KQ_CODEC_ZSTD)
+        return -EINVAL;
+    if (length == 0 || length > INT32_MAX)
+        return -EBADMSG;
+    if (codec == KQ_CODEC_GZIP)
+        return gunzip(bytes, length, sink);
+    if (codec == KQ_CODEC_SNAPPY)
+        return unsnappy(bytes, length, sink);
+    if (codec == KQ_CODEC_LZ4)
+        return unlz4(bytes, length, sink);
+    return unzstd(bytes, length, sink);
+}
+
 int kq_codec_decompress(enum kq_codec codec, const void *bytes, size_t length, size_t limit,
                         struct kq_buf *out)
 {
     struct sink sink;
     size_t before = out->length;
-    int r = -EINVAL;
-    if (length == 0)
-        return codec >= KQ_CODEC_GZIP && codec <= KQ_CODEC_ZSTD ? -EBADMSG : -EINVAL;
-    if (length > INT32_MAX)
-        return -EBADMSG;
     sink_open(&sink, out, limit);
-    if (codec == KQ_CODEC_GZIP)
-        r = gunzip(bytes, length, &sink);
-    else if (codec == KQ_CODEC_SNAPPY)
-        r = unsnappy(bytes, length, &sink);
-    else if (codec == KQ_CODEC_LZ4)
-        r = unlz4(bytes, length, &sink);
-    else if (codec == KQ_CODEC_ZSTD)
-        r = unzstd(bytes, length, &sink);
+    int r = decompress(codec, bytes, length, &sink);
     if (r < 0)
         out->length = before;
     return r;
+}
+
+int kq_codec_stream(enum kq_codec codec, const void *bytes, size_t length, size_t limit,
+                    struct kq_buf *window, kq_codec_drain *drain, void *context)
+{
+    struct sink sink;
+    window->length = 0;
+    sink_open(&sink, window, limit);
+    sink.drain = drain;
+    sink.context = context;
+    int r = decompress(codec, bytes, length, &sink);
+    return r == 0 ? drain(context, window) : r;
 }
 
 int kq_codec_compress(enum kq_codec codec, int level, const void *bytes, size_t length,

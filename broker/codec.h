@@ -14,6 +14,16 @@
 int kq_codec_decompress(enum kq_codec codec, const void *bytes, size_t length, size_t limit,
                         struct kq_buf *out);
 
+/* The same piece by piece, so that memory is bounded by what DRAIN keeps, not by what comes out:
+ * WINDOW is emptied first, and whenever KQ_CODEC_PIECE bytes or more have been added, and at the
+ * end, DRAIN is called to take bytes off its front (kq_buf_drop_front); what it leaves it is given
+ * again with more behind it. What DRAIN returns other than 0 ends it and is returned. Besides as
+ * kq_codec_decompress; -EFBIG: more than LIMIT bytes would come out in all. */
+#define KQ_CODEC_PIECE (64 * 1024)
+typedef int kq_codec_drain(void *context, struct kq_buf *window);
+int kq_codec_stream(enum kq_codec codec, const void *bytes, size_t length, size_t limit,
+                    struct kq_buf *window, kq_codec_drain *drain, void *context);
+
 /* Appends the compressed bytes to OUT, as Java's client would write them. LEVEL 0: the codec's
  * default. 0; -ENOMEM; -EINVAL. */
 int kq_codec_compress(enum kq_codec codec, int level, const void *bytes, size_t length,

@@ -136,6 +136,106 @@ static void text_of_any_length_comes_back(void **state)
         }
 }
 
+struct drained {
+    struct kq_buf out;
+    size_t keep, most; /* bytes that are left in the window; its largest capacity */
+    int calls, stop_at;
+};
+
+static int drain(void *context, struct kq_buf *window)
+{
+    struct drained *drained = context;
+    size_t take = window->length > drained->keep ? window->length - drained->keep : 0;
+    if (++drained->calls == drained->stop_at)
+        return KQ_INVALID_RECORD;
+    if (window->capacity > drained->most)
+        drained->most = window->capacity;
+    assert_int_equal(kq_buf_append(&drained->out, window->data, take), 0);
+    kq_buf_drop_front(window, take);
+    return 0;
+}
+
+static void pieces_are_the_whole(void **state)
+{
+    static const size_t lengths[] = {1, 65536, 65537, 3000000};
+    for (int codec = KQ_CODEC_GZIP; codec <= KQ_CODEC_ZSTD; codec++)
+        for (size_t i = 0; i < kq_array_size(lengths); i++) {
+            kq_autobuf struct kq_buf text = {0}, small = {0}, window = {0};
+            struct drained drained = {.keep = 100};
+            make_text(&text, lengths[i]);
+            assert_int_equal(kq_codec_compress(codec, 0, text.data, text.length, &small), 0);
+            assert_int_equal(kq_codec_stream(codec, small.data, small.length, text.length, &window,
+                                             drain, &drained),
+                             0);
+            assert_int_equal(kq_buf_append(&drained.out, window.data, window.length), 0);
+            assert_int_equal(drained.out.length, text.length);
+            assert_memory_equal(drained.out.data, text.data, text.length);
+            assert_true(drained.most <= 4 * KQ_CODEC_PIECE);
+            assert_int_equal(kq_codec_stream(codec, small.data, small.length, text.length - 1,
+                                             &window, drain, &drained),
+                             -EFBIG);
+            kq_buf_release(&drained.out);
+        }
+}
+
+static void pieces_of_other_encoders_are_read(void **state)
+{
+    for (size_t i = 0; i < kq_array_size(samples); i++) {
+        kq_autobuf struct kq_buf window = {0};
+        struct drained drained = {0};
+        assert_int_equal(kq_codec_stream(samples[i].codec, samples[i].bytes, samples[i].length,
+                                         LIMIT, &window, drain, &drained),
+                         0);
+        assert_int_equal(drained.out.length, strlen(TEXT));
+        assert_memory_equal(drained.out.data, TEXT, strlen(TEXT));
+        kq_buf_release(&drained.out);
+        for (size_t length = 0; length < samples[i].length; length++) {
+            kq_autobuf struct kq_buf out = {0};
+            int r = kq_codec_stream(samples[i].codec, samples[i].bytes, length, LIMIT, &window,
+                                    drain, &drained);
+            assert_int_equal(
+                r, kq_codec_decompress(samples[i].codec, samples[i].bytes, length, LIMIT, &out));
+            if (r == 0)
+                assert_int_equal(drained.out.length, out.length);
+            kq_buf_release(&drained.out);
+        }
+    }
+}
+
+static void who_takes_the_pieces_may_end_it(void **state)
+{
+    kq_autobuf struct kq_buf text = {0};
+    make_text(&text, 1000000);
+    for (int codec = KQ_CODEC_GZIP; codec <= KQ_CODEC_ZSTD; codec++) {
+        kq_autobuf struct kq_buf small = {0}, window = {0};
+        struct drained drained = {.stop_at = 3};
+        assert_int_equal(kq_codec_compress(codec, 0, text.data, text.length, &small), 0);
+        assert_int_equal(
+            kq_codec_stream(codec, small.data, small.length, LIMIT, &window, drain, &drained),
+            KQ_INVALID_RECORD);
+        assert_int_equal(drained.calls, 3);
+        kq_buf_release(&drained.out);
+    }
+}
+
+static void a_bomb_in_pieces_takes_no_memory(void **state)
+{
+    kq_autobuf struct kq_buf zeros = {0};
+    assert_int_equal(kq_buf_reserve(&zeros, 64 << 20), 0);
+    memset(zeros.data, 0, 64 << 20);
+    zeros.length = 64 << 20;
+    for (int codec = KQ_CODEC_GZIP; codec <= KQ_CODEC_ZSTD; codec++) {
+        kq_autobuf struct kq_buf bomb = {0}, window = {0};
+        struct drained drained = {0};
+        assert_int_equal(kq_codec_compress(codec, 0, zeros.data, zeros.length, &bomb), 0);
+        assert_int_equal(
+            kq_codec_stream(codec, bomb.data, bomb.length, 1000000, &window, drain, &drained),
+            -EFBIG);
+        assert_true(window.capacity <= 2 * KQ_CODEC_PIECE);
+        kq_buf_release(&drained.out);
+    }
+}
+
 static void a_bomb_takes_no_more_memory_than_the_limit(void **state)
 {
     kq_autobuf struct kq_buf zeros = {0};
@@ -200,6 +300,10 @@ int main(void)
         cmocka_unit_test(what_follows_a_stream_is_refused),
         cmocka_unit_test(unknown_codecs_are_refused),
         cmocka_unit_test(text_of_any_length_comes_back),
+        cmocka_unit_test(pieces_are_the_whole),
+        cmocka_unit_test(pieces_of_other_encoders_are_read),
+        cmocka_unit_test(who_takes_the_pieces_may_end_it),
+        cmocka_unit_test(a_bomb_in_pieces_takes_no_memory),
         cmocka_unit_test(a_bomb_takes_no_more_memory_than_the_limit),
         cmocka_unit_test(without_memory_the_output_is_as_before),
         cmocka_unit_test(damage_never_goes_beyond_the_limit),
