@@ -109,7 +109,6 @@ static int find_word(const char *const *words, size_t count, const char *value)
     return -1;
 }
 
-/* Until the cleaner exists a topic that asks for it would silently keep everything. */
 static int read_cleanup(const struct row *row, struct kq_topic_config *config, const char *value,
                         const char **ret_reason)
 {
@@ -130,9 +129,6 @@ static int read_cleanup(const struct row *row, struct kq_topic_config *config, c
         if (*at != ',')
             return refuse(ret_reason, "takes `delete`, `compact` or both, with a comma between");
     }
-    if (compact)
-        return refuse(ret_reason, "`compact` is not available in this version: it does not clean "
-                                  "logs yet");
     config->log.delete_old = old;
     config->compact = compact;
     return 0;
@@ -370,6 +366,10 @@ int kq_topic_config_check(const struct kq_topic_config *config, const char **ret
                           const char **ret_reason)
 {
     const struct kq_rendering *text = &config->text;
+    if (config->min_compaction_lag_ms > config->max_compaction_lag_ms) {
+        *ret_name = "min.compaction.lag.ms";
+        return refuse(ret_reason, "must not be above max.compaction.lag.ms");
+    }
     if (text->framing != KQ_FRAMING_LINE)
         return 0;
     if (text->delimiter_length == 0) {
