@@ -1,7 +1,6 @@
 /* A broker in a directory of its own, for tests of the rooms behind the door. */
 #pragma once
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -17,10 +16,11 @@
 
 #include "broker/batch.h"
 #include "broker/broker.h"
+#include "tests/unit/directory.h"
 #include "tests/unit/said.h"
 
 struct ground {
-    char path[64];
+    char path[DIRECTORY_BYTES];
     struct kq_broker_options options;
     struct kq_broker *broker;
     unsigned denied; /* rights that nobody has */
@@ -40,10 +40,8 @@ static int ground_check(void *context, const struct kq_caller *caller, unsigned 
 
 static inline void ground_setup(struct ground *ground)
 {
-    const char *base = getenv("TMPDIR");
     *ground = (struct ground){0};
-    snprintf(ground->path, sizeof(ground->path), "%.40s/kqfs-XXXXXX", base ? base : "/tmp");
-    assert_non_null(mkdtemp(ground->path));
+    directory_make(ground->path, NULL);
     ground->options = (struct kq_broker_options){
         .data_dir = ground->path,
         .default_partitions = 2,
@@ -79,24 +77,11 @@ static inline void ground_reopen(struct ground *ground)
     ground_open(ground);
 }
 
-static inline void ground_remove_at(int dirfd, const char *name)
-{
-    int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (fd >= 0) {
-        DIR *list = fdopendir(fd);
-        for (struct dirent *entry; (entry = readdir(list));)
-            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-                ground_remove_at(fd, entry->d_name);
-        closedir(list);
-    }
-    unlinkat(dirfd, name, fd >= 0 ? AT_REMOVEDIR : 0);
-}
-
 static inline void ground_remove(struct ground *ground)
 {
     if (ground->broker)
         ground_close(ground);
-    ground_remove_at(AT_FDCWD, ground->path);
+    directory_remove(ground->path);
     kq_diag_set_tap(NULL);
 }
 

@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,11 +24,12 @@
 #include "broker/base/io.h"
 #include "broker/batch.h"
 #include "broker/log.h"
+#include "tests/unit/directory.h"
 
 #define KIT_LOG "orders-0"
 
 struct kit {
-    char directory[64];
+    char directory[DIRECTORY_BYTES];
     struct kq_log_shared shared;
     struct kq_log_config config;
     struct kq_log_checkpoint checkpoint;
@@ -38,18 +38,10 @@ struct kit {
     struct kq_log *log;
 };
 
-static inline int kit_remove_entry(const char *path, const struct stat *st, int type,
-                                   struct FTW *where)
-{
-    return remove(path);
-}
-
 static inline void kit_begin_in(struct kit *kit, const char *parent)
 {
     *kit = (struct kit){0};
-    snprintf(kit->directory, sizeof(kit->directory), "%s/kqfs-test-log.XXXXXX", parent);
-    if (!mkdtemp(kit->directory))
-        abort();
+    directory_make(kit->directory, parent);
     kit->shared.dirfd = open(kit->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     kit->shared.trail_bytes = 64 << 20;
     kit->shared.max_open_files = 100;
@@ -113,7 +105,7 @@ static inline void kit_end(struct kit *kit)
     kit_close(kit);
     kq_pool_free(kit->shared.syncer);
     close(kit->shared.dirfd);
-    nftw(kit->directory, kit_remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    directory_remove(kit->directory);
     free(kit->renderings);
 }
 
@@ -171,7 +163,7 @@ static inline void kit_crash(struct kit *kit)
     kq_log_close(kit->log);
     kit->log = NULL;
     snprintf(path, sizeof(path), "%s/" KIT_LOG, kit->directory);
-    nftw(path, kit_remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    directory_remove(path);
     assert_int_equal(renameat(kit->shared.dirfd, "saved", kit->shared.dirfd, KIT_LOG), 0);
     kit->checkpoint.clean = false;
 }

@@ -17,6 +17,8 @@
 #include "broker/base/acl.h"
 #include "broker/base/endian.h"
 #include "broker/base/fault.h"
+#include "tests/unit/chance.h"
+#include "tests/unit/directory.h"
 
 #define ACCESS "system.posix_acl_access"
 #define DEFAULT "system.posix_acl_default"
@@ -283,31 +285,17 @@ static void without_memory_nothing_changes(void **state)
 
 /* --- By chance, against a file system --- */
 
-static char *directory;
-static unsigned seed = 2;
-
-static unsigned chance(unsigned below)
-{
-    return rand_r(&seed) % below;
-}
+static char directory[DIRECTORY_BYTES];
 
 static int make_directory(void **state)
 {
-    const char *base = getenv("TMPDIR");
-    if (asprintf(&directory, "%s/kqfs-acl-XXXXXX", base ? base : "/tmp") < 0 || !mkdtemp(directory))
-        return -1;
+    directory_make(directory, NULL);
     return chmod(directory, 0755) | chdir(directory);
 }
 
 static int remove_directory(void **state)
 {
-    char *command;
-    if (asprintf(&command, "rm -rf '%s'", directory) < 0)
-        return -1;
-    int r = chdir("/") | system(command);
-    free(command);
-    free(directory);
-    return r;
+    return chdir("/") | directory_remove(directory);
 }
 
 static const uint32_t users[] = {1001, 1002, 1003}, groups[] = {2001, 2002, 2003};

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "broker/daemon.h"
+#include "tests/unit/directory.h"
 #include "tests/unit/said.h"
 
 /* Runs BODY as kqfs would run, after kq_daemon_detach, and returns what the caller of kqfs sees. */
@@ -76,8 +77,8 @@ static void the_caller_goes_on_once_all_is_well(void **state)
 static void the_service_manager_hears_of_it(void **state)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    char path[] = "/tmp/test_daemon.XXXXXX", got[32] = "";
-    assert_non_null(mkdtemp(path));
+    char path[DIRECTORY_BYTES], got[32] = "";
+    directory_make(path, NULL);
     snprintf(address.sun_path, sizeof(address.sun_path), "%s/s", path);
     int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
@@ -89,8 +90,7 @@ static void the_service_manager_hears_of_it(void **state)
     kq_daemon_notify("STOPPING=1"); /* nobody asked: nothing is sent */
     assert_int_equal(recv(fd, got, sizeof(got) - 1, MSG_DONTWAIT), -1);
     close(fd);
-    unlink(address.sun_path);
-    rmdir(path);
+    assert_int_equal(directory_remove(path), 0);
 }
 
 static sem_t stopped;

@@ -13,14 +13,14 @@
 
 #include "broker/base/fault.h"
 #include "broker/base/io.h"
+#include "tests/unit/directory.h"
 
 static int dir = -1;
-static char path[] = "/tmp/kqfs-test-io.XXXXXX";
+static char path[DIRECTORY_BYTES];
 
 static int make_directory(void **state)
 {
-    if (!mkdtemp(path))
-        return -1;
+    directory_make(path, NULL);
     dir = open(path, O_RDONLY | O_DIRECTORY);
     return dir < 0 ? -1 : 0;
 }
@@ -41,9 +41,8 @@ static int empty_directory(void)
 
 static int remove_directory(void **state)
 {
-    empty_directory();
     close(dir);
-    return rmdir(path);
+    return directory_remove(path);
 }
 
 static void reads_and_writes_are_whole(void **state)

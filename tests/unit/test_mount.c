@@ -9,9 +9,8 @@
 
 static char *make_directory(void)
 {
-    static char path[64];
-    snprintf(path, sizeof(path), "/tmp/kqfs-mount-XXXXXX");
-    assert_non_null(mkdtemp(path));
+    static char path[DIRECTORY_BYTES];
+    directory_make(path, NULL);
     said_clear();
     return path;
 }

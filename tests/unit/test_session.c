@@ -13,13 +13,14 @@
 #include <cmocka.h>
 
 #include "broker/base/clock.h"
+#include "tests/unit/directory.h"
 
 #define MAX_RECEIVERS 4
 #define SLOW_FILE 2  /* its GETATTR waits until the test lets it go */
 #define QUICK_FILE 3 /* its GETATTR answers at once */
 
 static struct kq_fs fs;
-static char directory[] = "/tmp/kqfs-test-session.XXXXXX";
+static char directory[DIRECTORY_BYTES];
 static pthread_t loop_thread;
 static atomic_int held, let_go, announced, handled_releases, announced_late;
 
@@ -96,7 +97,7 @@ static char *path_of(const char *name, char *path, size_t size)
 
 static void *stat_slow(void *argument)
 {
-    char path[64];
+    char path[128];
     struct stat st;
     (void)argument;
     stat(path_of("slow", path, sizeof(path)), &st);
@@ -112,7 +113,7 @@ static void wait_for_held(int count)
 static void test_handlers_that_block_do_not_hold_up_other_requests(void **state)
 {
     pthread_t clients[MAX_RECEIVERS - 1];
-    char path[64];
+    char path[128];
     struct stat st;
     (void)state;
     path_of("slow", path, sizeof(path));
@@ -129,7 +130,7 @@ static void test_handlers_that_block_do_not_hold_up_other_requests(void **state)
 
 static void *open_and_close(void *argument)
 {
-    char path[64];
+    char path[128];
     (void)argument;
     path_of("quick", path, sizeof(path));
     for (int i = 0; i < 500; i++) {
@@ -164,7 +165,7 @@ static long context_switches(void)
 
 static void test_an_idle_mount_sleeps(void **state)
 {
-    char path[64];
+    char path[128];
     struct stat st;
     (void)state;
     assert_int_equal(stat(path_of("quick", path, sizeof(path)), &st), 0);
@@ -188,7 +189,8 @@ static int mount_it(void **state)
     fs.options = (struct kq_fs_options){.poll_us = 50, .max_receivers = MAX_RECEIVERS};
     fs.session = fuse_session_new(&args, &operations, sizeof(operations), &fs);
     fuse_opt_free_args(&args);
-    if (!fs.session || !mkdtemp(directory) || fuse_session_mount(fs.session, directory) < 0)
+    directory_make(directory, NULL);
+    if (!fs.session || fuse_session_mount(fs.session, directory) < 0)
         return -1;
     if (kq_receivers_new(&fs, &fs.receivers) < 0)
         return -1;
