@@ -129,6 +129,11 @@ int kq_topic_delete(struct kq_topic *topic, const struct kq_caller *caller, bool
 int kq_topic_add_partition(struct kq_topic *topic, const struct kq_caller *caller, int32_t number,
                            const struct kq_attributes *attributes);
 
+/* As kq_topic_add_partition, COUNT (>= 1) of them from FIRST on, all or none. -EDQUOT also where
+ * there would be more than a topic can have. */
+int kq_topic_add_partitions(struct kq_topic *topic, const struct kq_caller *caller, int32_t first,
+                            int32_t count, const struct kq_attributes *attributes);
+
 const char *kq_topic_name(const struct kq_topic *topic);        /* valid while referenced */
 const uint8_t *kq_topic_id(const struct kq_topic *topic);       /* 16 bytes */
 int32_t kq_topic_partition_count(const struct kq_topic *topic); /* never blocks; only grows */
@@ -146,6 +151,23 @@ bool kq_topic_config_is_own(struct kq_topic *topic, const char *name);
  * 0; -ENOTSUP (unknown name), -EINVAL (bad value), -EACCES, -errno. */
 int kq_topic_set_config(struct kq_topic *topic, const struct kq_caller *caller, const char *name,
                         const char *value);
+
+/* Several at once, all or none. */
+struct kq_topic_alteration {
+    const struct kq_topic_setting *changes; /* no name twice; a NULL value: back to the default */
+    size_t count;
+    bool replace;    /* those the topic has and that are not named go back to their defaults */
+    bool check_only; /* say what would happen, change nothing */
+};
+struct kq_topic_refusal {
+    const char *name, *reason; /* valid as long as the alteration's strings */
+};
+
+/* As kq_topic_set_config. RET_REFUSAL (may be NULL) is set on -ENOTSUP and -EINVAL: which it was
+ * and why. */
+int kq_topic_alter_config(struct kq_topic *topic, const struct kq_caller *caller,
+                          const struct kq_topic_alteration *alteration,
+                          struct kq_topic_refusal *ret_refusal);
 
 /* --- Owner, mode, ACL --- */
 

@@ -245,99 +245,174 @@ int kq_topic_create(struct kq_broker *broker, const struct kq_caller *caller,
     return r;
 }
 
-/* --- Add a partition --- */
+/* --- Add partitions --- */
 
-static int write_added(struct kq_partition *partition)
+/* FIRST and the COUNT - 1 behind it are in the table and on disk. */
+static int write_added(struct kq_topic *topic, int32_t first, int32_t count)
 {
-    struct kq_topic *topic = partition->topic;
     struct kq_topic_record record;
     int r = kq_io_sync_dir(topic->broker->dirfd);
     if (r == 0)
-        r = kq_topic_record(topic, 1, &record);
+        r = kq_topic_record(topic, count, &record);
     if (r < 0)
         return r;
-    record.partitions[record.partition_count].attributes = partition->attributes;
-    record.partitions[record.partition_count].renderings = partition->renderings;
-    record.partition_count++;
+    for (int32_t i = 0; i < count; i++) {
+        struct kq_partition *partition = kq_topic_at(topic, first + i);
+        record.partitions[record.partition_count].attributes = partition->attributes;
+        record.partitions[record.partition_count].renderings = partition->renderings;
+        record.partition_count++;
+    }
     r = kq_store_write(topic->broker->dirfd, topic->name, &record);
     free(record.partitions);
     return r;
 }
 
-static int add_locked(struct kq_topic *topic, int32_t number,
-                      const struct kq_attributes *attributes)
+static int build_added(struct kq_topic *topic, int32_t number,
+                       const struct kq_attributes *attributes)
 {
     struct kq_partition *partition;
     int r = kq_topic_add_new(topic, number, attributes, &partition);
     if (r < 0)
         return r;
     r = build_partition(partition);
-    if (r == 0)
-        r = write_added(partition);
     if (r < 0) {
         unbuild_partition(partition);
         kq_topic_drop(topic, number);
+    }
+    return r;
+}
+
+static int add_locked(struct kq_topic *topic, int32_t first, int32_t count,
+                      const struct kq_attributes *attributes)
+{
+    int32_t built = 0;
+    int r = 0;
+    while (built < count && r == 0) {
+        r = build_added(topic, first + built, attributes);
+        if (r == 0)
+            built++;
+    }
+    if (r == 0)
+        r = write_added(topic, first, count);
+    if (r < 0) {
+        while (built > 0) {
+            built--;
+            unbuild_partition(kq_topic_at(topic, first + built));
+            kq_topic_drop(topic, first + built);
+        }
         return r;
     }
-    atomic_store_explicit(&topic->partition_count, number + 1, memory_order_release);
-    kq_broker_emit(topic->broker, KQ_EVENT_PARTITION_ADDED, topic, partition);
+    atomic_store_explicit(&topic->partition_count, first + count, memory_order_release);
+    for (int32_t i = 0; i < count; i++)
+        kq_broker_emit(topic->broker, KQ_EVENT_PARTITION_ADDED, topic,
+                       kq_topic_at(topic, first + i));
     return 0;
 }
 
-static int check_add(struct kq_topic *topic, const struct kq_caller *caller, int32_t number)
+static int check_add(struct kq_topic *topic, const struct kq_caller *caller, int32_t first,
+                     int32_t count)
 {
-    int32_t count = kq_topic_partition_count(topic);
+    int32_t present = kq_topic_partition_count(topic);
     if (atomic_load(&topic->deleted))
         return -ESTALE;
-    if (number >= 0 && number < count)
+    if (first >= 0 && first < present)
         return -EEXIST;
-    if (number != count || count >= KQ_STORE_MAX_PARTITIONS)
+    if (first != present || count < 1)
         return -ENOENT;
+    if (count > KQ_STORE_MAX_PARTITIONS - present)
+        return count == 1 ? -ENOENT : -EDQUOT;
     return kq_authorize(topic->broker, caller, KQ_RIGHT_ALTER, topic, NULL);
 }
 
-int kq_topic_add_partition(struct kq_topic *topic, const struct kq_caller *caller, int32_t number,
-                           const struct kq_attributes *attributes)
+int kq_topic_add_partitions(struct kq_topic *topic, const struct kq_caller *caller, int32_t first,
+                            int32_t count, const struct kq_attributes *attributes)
 {
     pthread_mutex_lock(&topic->change);
-    int r = check_add(topic, caller, number);
+    int r = check_add(topic, caller, first, count);
     if (r == 0)
-        r = reserve(topic->broker, 1);
+        r = reserve(topic->broker, count);
     if (r == 0) {
-        r = add_locked(topic, number, attributes);
+        r = add_locked(topic, first, count, attributes);
         if (r < 0)
-            give_back(topic->broker, 1);
+            give_back(topic->broker, count);
     }
     pthread_mutex_unlock(&topic->change);
     return r;
 }
 
-/* --- Set a setting --- */
+int kq_topic_add_partition(struct kq_topic *topic, const struct kq_caller *caller, int32_t number,
+                           const struct kq_attributes *attributes)
+{
+    return kq_topic_add_partitions(topic, caller, number, 1, attributes);
+}
 
-/* Own settings after NAME was set to VALUE (NULL: unset), and the configuration they make. */
-static int changed_settings(struct kq_topic *topic, const char *name, const char *value,
+/* --- Set settings --- */
+
+static const struct kq_topic_setting *find_change(const struct kq_topic_alteration *alteration,
+                                                  const char *name)
+{
+    for (size_t i = 0; i < alteration->count; i++)
+        if (strcmp(alteration->changes[i].name, name) == 0)
+            return &alteration->changes[i];
+    return NULL;
+}
+
+/* The topic's own settings as ALTERATION leaves them; names and values are borrowed. -ENOMEM. */
+static int collect_settings(struct kq_topic *topic, const struct kq_topic_alteration *alteration,
+                            struct kq_topic_setting **ret, size_t *ret_count)
+{
+    size_t most = topic->setting_count + alteration->count + 1, count = 0;
+    struct kq_topic_setting *settings = kq_zalloc(most * sizeof(*settings));
+    if (!settings)
+        return -ENOMEM;
+    for (size_t i = 0; i < topic->setting_count && !alteration->replace; i++)
+        if (!find_change(alteration, topic->settings[i].name))
+            settings[count++] = topic->settings[i];
+    for (size_t i = 0; i < alteration->count; i++)
+        if (alteration->changes[i].value)
+            settings[count++] = alteration->changes[i];
+    *ret = settings;
+    *ret_count = count;
+    return 0;
+}
+
+/* COLLECTED in memory of its own, each value as CONFIG, which they make, shows it. */
+static int own_copies(const struct kq_topic_setting *collected, size_t count,
+                      const struct kq_topic_config *config, struct kq_topic_setting **ret)
+{
+    struct kq_topic_setting *settings = kq_zalloc((count + 1) * sizeof(*settings));
+    if (!settings)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        int r = kq_setting_make(config, collected[i].name, &settings[i]);
+        if (r < 0) {
+            kq_settings_free(settings, i);
+            return r;
+        }
+    }
+    *ret = settings;
+    return 0;
+}
+
+/* Own settings after ALTERATION, and the configuration they make. */
+static int changed_settings(struct kq_topic *topic, const struct kq_topic_alteration *alteration,
                             struct kq_topic_setting **ret, size_t *ret_count,
-                            struct kq_topic_config *ret_config)
+                            struct kq_topic_config *ret_config,
+                            struct kq_topic_refusal *ret_refusal)
 {
     struct kq_topic_config config = topic->broker->options.topic_defaults;
-    struct kq_topic_setting *kept = kq_zalloc((topic->setting_count + 1) * sizeof(*kept));
-    size_t count = 0;
-    if (!kept)
-        return -ENOMEM;
-    for (size_t i = 0; i < topic->setting_count; i++)
-        if (strcmp(topic->settings[i].name, name) != 0)
-            kept[count++] = topic->settings[i];
-    if (value)
-        kept[count++] = (struct kq_topic_setting){name, value};
-    int r = kq_topic_config_set_all(&config, kept, count, NULL, NULL);
+    struct kq_topic_refusal refusal = {0};
+    struct kq_topic_setting *collected;
+    size_t count;
+    int r = collect_settings(topic, alteration, &collected, &count);
+    if (r < 0)
+        return r;
+    r = kq_topic_config_set_all(&config, collected, count, &refusal.name, &refusal.reason);
+    if (r < 0 && ret_refusal)
+        *ret_refusal = refusal;
     if (r == 0)
-        r = kq_settings_copy(kept, value ? count - 1 : count, 1, ret);
-    free(kept);
-    if (r == 0 && value) {
-        r = kq_setting_make(&config, name, &(*ret)[count - 1]);
-        if (r < 0)
-            kq_settings_free(*ret, count);
-    }
+        r = own_copies(collected, count, &config, ret);
+    free(collected);
     if (r < 0)
         return r;
     *ret_count = count;
@@ -443,16 +518,18 @@ static void apply_config(struct kq_topic *topic, const struct kq_topic_config *c
     }
 }
 
-static int set_config_locked(struct kq_topic *topic, const char *name, const char *value)
+static int alter_locked(struct kq_topic *topic, const struct kq_topic_alteration *alteration,
+                        struct kq_topic_refusal *ret_refusal)
 {
     struct kq_topic_setting *settings;
     struct kq_topic_config config;
     size_t count;
-    int r = changed_settings(topic, name, value, &settings, &count, &config);
+    int r = changed_settings(topic, alteration, &settings, &count, &config, ret_refusal);
     if (r < 0)
         return r;
-    r = write_settings(topic, settings, count, &config);
-    if (r < 0) {
+    if (!alteration->check_only)
+        r = write_settings(topic, settings, count, &config);
+    if (r < 0 || alteration->check_only) {
         kq_settings_free(settings, count);
         return r;
     }
@@ -462,17 +539,32 @@ static int set_config_locked(struct kq_topic *topic, const char *name, const cha
     return 0;
 }
 
-int kq_topic_set_config(struct kq_topic *topic, const struct kq_caller *caller, const char *name,
-                        const char *value)
+int kq_topic_alter_config(struct kq_topic *topic, const struct kq_caller *caller,
+                          const struct kq_topic_alteration *alteration,
+                          struct kq_topic_refusal *ret_refusal)
 {
-    if (!kq_topic_config_known(name))
+    for (size_t i = 0; i < alteration->count; i++) {
+        if (kq_topic_config_known(alteration->changes[i].name))
+            continue;
+        if (ret_refusal)
+            *ret_refusal =
+                (struct kq_topic_refusal){alteration->changes[i].name, "there is no such setting"};
         return -ENOTSUP;
+    }
     pthread_mutex_lock(&topic->change);
     int r = atomic_load(&topic->deleted) ? -ESTALE : 0;
     if (r == 0)
         r = kq_authorize(topic->broker, caller, KQ_RIGHT_ALTER_CONFIG, topic, NULL);
     if (r == 0)
-        r = set_config_locked(topic, name, value);
+        r = alter_locked(topic, alteration, ret_refusal);
     pthread_mutex_unlock(&topic->change);
     return r;
+}
+
+int kq_topic_set_config(struct kq_topic *topic, const struct kq_caller *caller, const char *name,
+                        const char *value)
+{
+    const struct kq_topic_setting change = {name, value};
+    const struct kq_topic_alteration alteration = {.changes = &change, .count = 1};
+    return kq_topic_alter_config(topic, caller, &alteration, NULL);
 }

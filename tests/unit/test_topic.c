@@ -225,6 +225,62 @@ static void only_the_next_partition_can_be_added(void **state)
     kq_topic_unref(topic);
 }
 
+static void several_partitions_are_added_all_or_none(void **state)
+{
+    struct ground *ground = *state;
+    const struct kq_attributes attributes = {.uid = 5, .mode = 0600};
+    ground->options.max_partitions = 6;
+    ground_open(ground);
+    struct kq_topic *topic = ground_topic(ground, "t", 2);
+    assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 1, 2, &attributes), -EEXIST);
+    assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, 0, &attributes), -ENOENT);
+    assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, INT32_MAX, &attributes),
+                     -EDQUOT);
+    assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, 5, &attributes), -EDQUOT);
+    assert_int_equal(kq_topic_partition_count(topic), 2);
+    assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, 4, &attributes), 0);
+    assert_int_equal(kq_topic_partition_count(topic), 6);
+    kq_topic_unref(topic);
+    ground_reopen(ground);
+    topic = ground_find(ground, "t");
+    assert_int_equal(kq_topic_partition_count(topic), 6);
+    kq_topic_unref(topic);
+}
+
+static void several_settings_are_altered_all_or_none(void **state)
+{
+    struct ground *ground = *state;
+    struct kq_topic_config config;
+    struct kq_topic_refusal refusal;
+    const struct kq_topic_setting first[] = {{"retention.ms", "5"}, {"segment.bytes", "4096"}};
+    const struct kq_topic_setting bad[] = {{"retention.ms", "6"}, {"segment.bytes", "x"}};
+    const struct kq_topic_setting second[] = {{"retention.ms", "7"}, {"flush.messages", NULL}};
+    ground_open(ground);
+    struct kq_topic *topic = ground_topic(ground, "t", 1);
+    struct kq_topic_alteration alteration = {.changes = first, .count = 2};
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, &refusal), 0);
+    alteration.changes = bad;
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, &refusal), -EINVAL);
+    assert_string_equal(refusal.name, "segment.bytes");
+    kq_topic_config(topic, &config);
+    assert_int_equal(config.log.retention_ms, 5);
+    alteration = (struct kq_topic_alteration){.changes = second, .count = 2, .check_only = true};
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, &refusal), 0);
+    kq_topic_config(topic, &config);
+    assert_int_equal(config.log.retention_ms, 5);
+    alteration.check_only = false;
+    alteration.replace = true;
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, &refusal), 0);
+    assert_false(kq_topic_config_is_own(topic, "segment.bytes"));
+    kq_topic_unref(topic);
+    ground_reopen(ground);
+    topic = ground_find(ground, "t");
+    kq_topic_config(topic, &config);
+    assert_int_equal(config.log.retention_ms, 7);
+    assert_int_equal(config.log.segment_bytes, 1 << 30);
+    kq_topic_unref(topic);
+}
+
 static void a_setting_is_set_and_unset_and_persists(void **state)
 {
     struct ground *ground = *state;
@@ -364,6 +420,8 @@ int main(void)
         GROUND_TEST(an_empty_topic_goes_when_only_empty_ones_may),
         GROUND_TEST(a_topic_of_an_old_name_begins_at_0),
         GROUND_TEST(only_the_next_partition_can_be_added),
+        GROUND_TEST(several_partitions_are_added_all_or_none),
+        GROUND_TEST(several_settings_are_altered_all_or_none),
         GROUND_TEST(a_setting_is_set_and_unset_and_persists),
         GROUND_TEST(listeners_hear_of_each_change_in_order),
         GROUND_TEST(creating_deleting_and_using_one_name_may_meet),
