@@ -47,7 +47,10 @@ struct kq_wire_records {
 /* A NUL-terminated string, borrowed; null for NULL. Cut at INT32_MAX bytes. */
 static inline struct kq_str kq_str_of(const char *string)
 {
-    return string ? (struct kq_str){string, (int32_t)strnlen(string, INT32_MAX)} : KQ_STR_NULL;
+    if (!string)
+        return KQ_STR_NULL;
+    size_t length = strlen(string);
+    return (struct kq_str){string, length < INT32_MAX ? (int32_t)length : INT32_MAX};
 }
 
 static inline bool kq_str_is(struct kq_str a, struct kq_str b)
