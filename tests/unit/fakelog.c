@@ -96,13 +96,19 @@ static void compress(struct kq_buf *batch, enum kq_codec codec)
     *batch = out;
 }
 
+/* From some message on they have the same one, as those of one write do. */
+static int64_t time_of(int64_t offset)
+{
+    return 1000 + (offset < 60 ? offset : 60);
+}
+
 static void remember(int64_t offset, const struct fake_part *key, const struct fake_part *value)
 {
     const struct kq_rendering *rendering = &fake_log.renderings[fake_log.rendering_count - 1];
     struct fake_message *message = &fake_log.messages[fake_log.message_count++];
     assert(fake_log.message_count <= FAKE_MESSAGES);
     *message = (struct fake_message){.offset = offset,
-                                     .timestamp = 1000 + offset,
+                                     .timestamp = time_of(offset),
                                      .key_length = key->bytes ? key->length : -1,
                                      .value_length = value->bytes ? value->length : -1,
                                      .text_at = (int64_t)fake_log.text.length};
@@ -130,7 +136,7 @@ void fake_append(const struct fake_part *keys, const struct fake_part *values, i
     for (int i = 0; i < count; i++) {
         const struct fake_part *key = keys ? &keys[i] : &null, *value = &values[i];
         int64_t offset = fake_log.next_offset + i;
-        int r = kq_batch_add(&builder, 1000 + offset, key->bytes, key->length, value->bytes,
+        int r = kq_batch_add(&builder, time_of(offset), key->bytes, key->length, value->bytes,
                              value->length, NULL, 0, 0);
         assert(r == 0);
         remember(offset, key, value);

@@ -122,6 +122,33 @@ static void text_read_from_any_position_is_the_messages_text(void **state)
     }
 }
 
+/* Numbers of one, two and three bytes in all places. */
+static void a_long_batch_of_records_of_all_sizes_is_the_messages_text(void **state)
+{
+    enum { COUNT = 3000 };
+    static const int lengths[] = {0, 1, 54, 60, 63, 64, 70, 99, 130, 600, 8183, 8195};
+    static struct fake_part keys[COUNT], values[COUNT];
+    static char bytes[9000];
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        bytes[i] = (char)('a' + chance(26));
+    for (int i = 0; i < COUNT; i++) {
+        bool rare = chance(20) == 0;
+        int32_t length = lengths[chance(rare ? kq_array_size(lengths) : 9)] + (int32_t)chance(3);
+        values[i] = (struct fake_part){.bytes = bytes + chance(500), .length = length};
+        keys[i] = (struct fake_part){.bytes = rare ? bytes : NULL, .length = (int32_t)chance(200)};
+    }
+    fake_render("\t", "\n");
+    fake_append(keys, values, COUNT, KQ_CODEC_NONE);
+    int64_t end = (int64_t)fake_log.text.length;
+    struct kq_lens view = lens(4096);
+    assert_int_equal(kq_cursor_seek_text(&cursor, &view, 0), 0);
+    for (int64_t at = 0; at < end;) {
+        size_t n = 1 + chance(40000);
+        expect_text(at, n, 200 + chance(20000), at + (int64_t)n <= end ? 0 : KQ_END);
+        at += (int64_t)n;
+    }
+}
+
 static void text_from_an_offset_begins_with_that_message_or_the_next(void **state)
 {
     build_log();
@@ -229,6 +256,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(text_read_in_order_in_any_sizes_is_the_messages_text),
         TEST(text_read_from_any_position_is_the_messages_text),
+        TEST(a_long_batch_of_records_of_all_sizes_is_the_messages_text),
         TEST(text_from_an_offset_begins_with_that_message_or_the_next),
         TEST(text_that_arrives_later_is_read_on_from_the_end),
         TEST(batches_from_the_limit_on_do_not_show),
