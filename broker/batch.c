@@ -461,23 +461,39 @@ int kq_batch_add_lines(struct kq_batch_builder *builder, int64_t timestamp, cons
     return builder->out->length - builder->start > INT32_MAX ? -EFBIG : 0;
 }
 
+void kq_batch_header_write(void *bytes, const struct kq_batch_header *header)
+{
+    uint8_t *batch = bytes;
+    kq_batch_patch(batch, header->base_offset, header->leader_epoch);
+    kq_store_be32(batch + AT_LENGTH, header->size - KQ_BATCH_OVERHEAD);
+    batch[AT_MAGIC] = MAGIC;
+    kq_store_be16(batch + AT_ATTRIBUTES, (uint16_t)header->attributes);
+    kq_store_be32(batch + AT_LAST_OFFSET_DELTA, (uint32_t)header->last_offset_delta);
+    kq_store_be64(batch + AT_BASE_TIMESTAMP, (uint64_t)header->base_timestamp);
+    kq_store_be64(batch + AT_MAX_TIMESTAMP, (uint64_t)header->max_timestamp);
+    kq_store_be64(batch + AT_PRODUCER_ID, (uint64_t)header->producer_id);
+    kq_store_be16(batch + AT_PRODUCER_EPOCH, (uint16_t)header->producer_epoch);
+    kq_store_be32(batch + AT_BASE_SEQUENCE, (uint32_t)header->base_sequence);
+    kq_store_be32(batch + AT_RECORD_COUNT, (uint32_t)header->record_count);
+    kq_store_be32(batch + AT_CRC,
+                  kq_crc32c(0, batch + AT_ATTRIBUTES, header->size - AT_ATTRIBUTES));
+}
+
 void kq_batch_finish(struct kq_batch_builder *builder)
 {
-    uint8_t *batch = builder->out->data + builder->start;
-    size_t size = builder->out->length - builder->start;
     assert(builder->count > 0);
-    kq_batch_patch(batch, 0, 0);
-    kq_store_be32(batch + AT_LENGTH, (uint32_t)(size - KQ_BATCH_OVERHEAD));
-    batch[AT_MAGIC] = MAGIC;
-    kq_store_be16(batch + AT_ATTRIBUTES, (uint16_t)builder->attributes);
-    kq_store_be32(batch + AT_LAST_OFFSET_DELTA, (uint32_t)(builder->count - 1));
-    kq_store_be64(batch + AT_BASE_TIMESTAMP, (uint64_t)builder->base_timestamp);
-    kq_store_be64(batch + AT_MAX_TIMESTAMP, (uint64_t)builder->max_timestamp);
-    kq_store_be64(batch + AT_PRODUCER_ID, UINT64_MAX);
-    kq_store_be16(batch + AT_PRODUCER_EPOCH, UINT16_MAX);
-    kq_store_be32(batch + AT_BASE_SEQUENCE, UINT32_MAX);
-    kq_store_be32(batch + AT_RECORD_COUNT, (uint32_t)builder->count);
-    kq_store_be32(batch + AT_CRC, kq_crc32c(0, batch + AT_ATTRIBUTES, size - AT_ATTRIBUTES));
+    kq_batch_header_write(builder->out->data + builder->start,
+                          &(struct kq_batch_header){
+                              .size = (uint32_t)(builder->out->length - builder->start),
+                              .attributes = builder->attributes,
+                              .last_offset_delta = builder->count - 1,
+                              .base_timestamp = builder->base_timestamp,
+                              .max_timestamp = builder->max_timestamp,
+                              .producer_id = -1,
+                              .producer_epoch = -1,
+                              .base_sequence = -1,
+                              .record_count = builder->count,
+                          });
 }
 
 void kq_batch_abandon(struct kq_batch_builder *builder)

@@ -161,6 +161,10 @@ int kq_batch_add_lines(struct kq_batch_builder *builder, int64_t timestamp, cons
  * a record. */
 void kq_batch_finish(struct kq_batch_builder *builder);
 
+/* Writes HEADER to the first 61 of its SIZE bytes at BYTES and computes the checksum anew over what
+ * stands behind them; HEADER's own crc counts for nothing. */
+void kq_batch_header_write(void *bytes, const struct kq_batch_header *header);
+
 /* Removes what was built since kq_batch_begin. */
 void kq_batch_abandon(struct kq_batch_builder *builder);
 
