@@ -184,6 +184,11 @@ int32_t kq_broker_node_id(const struct kq_broker *broker)
     return broker->node_id;
 }
 
+const char *kq_broker_data_dir(const struct kq_broker *broker)
+{
+    return broker->data_dir;
+}
+
 /* --- Closing --- */
 
 /* Without an allocation: closing must not fail. */

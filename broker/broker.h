@@ -81,6 +81,9 @@ int kq_broker_statfs(struct kq_broker *broker, struct statvfs *ret);
 const char *kq_broker_cluster_id(const struct kq_broker *broker);
 int32_t kq_broker_node_id(const struct kq_broker *broker);
 
+/* Where its data lies; valid as long as the broker. */
+const char *kq_broker_data_dir(const struct kq_broker *broker);
+
 /* The metrics as Prometheus text, appended to RET. Front ends add theirs through metrics.h. */
 int kq_broker_metrics(struct kq_broker *broker, struct kq_buf *ret);
 
@@ -142,6 +145,9 @@ int64_t kq_topic_created_ms(const struct kq_topic *topic);
 
 /* The topic's whole configuration, defaults included; a snapshot. Never blocks. */
 void kq_topic_config(struct kq_topic *topic, struct kq_topic_config *ret);
+
+/* What topics have that set nothing themselves. Never blocks. */
+void kq_broker_topic_defaults(const struct kq_broker *broker, struct kq_topic_config *ret);
 
 /* Is NAME set by the topic itself? (What getfattr lists.) */
 bool kq_topic_config_is_own(struct kq_topic *topic, const char *name);

@@ -199,6 +199,11 @@ int kq_settings_copy(const struct kq_topic_setting *from, size_t count, size_t e
     return 0;
 }
 
+void kq_broker_topic_defaults(const struct kq_broker *broker, struct kq_topic_config *ret)
+{
+    *ret = broker->options.topic_defaults;
+}
+
 void kq_topic_config(struct kq_topic *topic, struct kq_topic_config *ret)
 {
     kq_snapshot_load(&topic->config.sequence, topic->config.words, ret, sizeof(*ret));
