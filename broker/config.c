@@ -40,6 +40,13 @@ static int64_t default_max_workers(void)
     return kq_max64(16, kq_min64(4 * processors(), 64));
 }
 
+/* An eighth of the memory, within reason. */
+static int64_t default_max_queued(void)
+{
+    int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    return kq_max64(INT64_C(256) << 20, kq_min64(memory / 8, INT64_C(8) << 30));
+}
+
 #define AT(member) offsetof(struct kq_config, member)
 #define DAY_MS INT64_C(86400000)
 
@@ -87,6 +94,42 @@ static const struct kq_setting settings[] = {
     {"mount", "max.pending.bytes", 0, KQ_SETTING_NUMBER, AT(max_pending_bytes), 4096,
      INT64_C(1) << 40, INT64_C(256) << 20, NULL, "BYTES",
      "half lines and open framing=file messages, of all handles", false},
+    {"mount", "no-mount", 0, KQ_SETTING_FLAG, AT(no_mount), 0, 1, 0, NULL, NULL,
+     "mount nothing: serve the network only", true},
+    {"net", "listen", 0, KQ_SETTING_LIST, AT(listen), 0, 0, 0, NULL, "URL",
+     "serve Kafka clients too: plaintext://HOST:PORT", true},
+    {"net", "plaintext.user", 0, KQ_SETTING_WORD, AT(plaintext_user), 0, 0, 0, NULL, "USER",
+     "who clients of plaintext:// are", false},
+    {"net", "net.threads", 0, KQ_SETTING_NUMBER, AT(net_threads), 1, 256, 0, processors, "N",
+     "threads that serve connections", false},
+    {"net", "net.workers", 0, KQ_SETTING_NUMBER, AT(net_workers), 1, 1024, 0, default_max_workers,
+     "N", "threads for requests that wait for a disk, at most", false},
+    {"net", "net.readers", 0, KQ_SETTING_NUMBER, AT(net_readers), 1, 1024, 16, NULL, "N",
+     "threads that read in what is not cached, at most", false},
+    {"net", "socket.request.max.bytes", 0, KQ_SETTING_NUMBER, AT(max_request_bytes), 1024,
+     INT32_MAX, INT64_C(100) << 20, NULL, "BYTES", "the largest request", false},
+    {"net", "request.memory.max.bytes", 0, KQ_SETTING_NUMBER, AT(max_request_memory), 65536,
+     INT64_C(1) << 40, INT64_C(64) << 20, NULL, "BYTES",
+     "memory that a request may take besides its own bytes", false},
+    {"net", "queued.max.request.bytes", 0, KQ_SETTING_NUMBER, AT(max_queued_bytes), 65536,
+     INT64_C(1) << 50, 0, default_max_queued, "BYTES", "requests in memory, of all connections",
+     false},
+    {"net", "send.queue.max.bytes", 0, KQ_SETTING_NUMBER, AT(max_send_bytes), 1, INT64_C(1) << 40,
+     INT64_C(16) << 20, NULL, "BYTES", "with more to send, a connection is not read", false},
+    {"net", "max.in.flight.requests", 0, KQ_SETTING_NUMBER, AT(max_in_flight), 1, 1000000, 128,
+     NULL, "N", "requests of one connection that are not answered", false},
+    {"net", "max.connections", 0, KQ_SETTING_NUMBER, AT(max_connections), 1, 10000000, 100000, NULL,
+     "N", "connections at most", false},
+    {"net", "max.connections.per.ip", 0, KQ_SETTING_NUMBER, AT(max_connections_per_ip), 1, 10000000,
+     10000000, NULL, "N", "connections at most, of one address", false},
+    {"net", "max.connection.creation.rate", 0, KQ_SETTING_NUMBER, AT(max_connection_rate), 1,
+     10000000, 10000000, NULL, "N", "new connections in a second, at most", false},
+    {"net", "connections.max.idle.ms", 0, KQ_SETTING_NUMBER, AT(max_idle_ms), 1, DAY_MS * 365,
+     600000, NULL, "MS", "a connection without traffic is closed", false},
+    {"net", "socket.request.timeout.ms", 0, KQ_SETTING_NUMBER, AT(request_timeout_ms), 1,
+     DAY_MS * 365, 30000, NULL, "MS", "from the first byte of a request to its last", false},
+    {"net", "drain.timeout.ms", 0, KQ_SETTING_NUMBER, AT(drain_timeout_ms), 0, DAY_MS, 5000, NULL,
+     "MS", "for what is under way when a client or the broker ends", false},
 };
 
 #define SETTING_COUNT kq_array_size(settings)
@@ -139,7 +182,10 @@ int kq_config_new(struct kq_config **ret)
         return -ENOMEM;
     config->sources = kq_zalloc((SETTING_COUNT + topic_setting_count()) * sizeof(*config->sources));
     config->mount_options = kq_strdup("");
-    int r = config->sources && config->mount_options ? default_data(&config->data) : -ENOMEM;
+    config->listen = kq_strdup("");
+    config->plaintext_user = kq_strdup("");
+    bool all = config->sources && config->mount_options && config->listen && config->plaintext_user;
+    int r = all ? default_data(&config->data) : -ENOMEM;
     if (r) {
         kq_config_free(config);
         return r;
@@ -158,6 +204,8 @@ void kq_config_free(struct kq_config *config)
     free(config->data);
     free(config->mountpoint);
     free(config->mount_options);
+    free(config->listen);
+    free(config->plaintext_user);
     free(config->sources);
     free(config->file);
     free(config);
@@ -236,6 +284,52 @@ static int parse_path_in_file(const struct kq_setting *row, const char *where, c
     return parse_path(row, where, plain, ret);
 }
 
+/* Words with one blank between them; what a line of the file could not hold is refused. */
+static int parse_words(const struct kq_setting *row, const char *where, const char *value,
+                       char **ret)
+{
+    kq_autobuf struct kq_buf words = {0};
+    int r = 0;
+    for (const char *at = value; r == 0 && *at; at++) {
+        bool blank = *at == ' ' || *at == '\t';
+        if (*at == ';' || *at == 127 || (*at > 0 && *at < ' ' && !blank))
+            return complain(where, row->name, "`%.64s` has bytes that cannot stand here", value);
+        if (blank && row->type == KQ_SETTING_WORD)
+            return complain(where, row->name, "`%.64s` is not one word", value);
+        if (!blank && words.length && (at[-1] == ' ' || at[-1] == '\t'))
+            r = kq_buf_append_string(&words, " ");
+        if (r == 0 && !blank)
+            r = kq_buf_append(&words, at, 1);
+    }
+    if (r == 0)
+        r = kq_buf_append(&words, "", 1);
+    char *copy = r == 0 ? kq_strdup((const char *)words.data) : NULL;
+    if (!copy)
+        return -ENOMEM;
+    *ret = copy;
+    return 0;
+}
+
+static int parse_text(const struct kq_setting *row, const char *where, bool in_section,
+                      const char *value, char **ret)
+{
+    if (row->type == KQ_SETTING_WORD || row->type == KQ_SETTING_LIST)
+        return parse_words(row, where, value, ret);
+    return in_section ? parse_path_in_file(row, where, value, ret)
+                      : parse_path(row, where, value, ret);
+}
+
+/* What a list has already from the same place, with *TEXT behind it. */
+static int join(const char *before, char **text)
+{
+    char *joined = kq_format("%s%s%s", before, before[0] && (*text)[0] ? " " : "", *text);
+    if (!joined)
+        return -ENOMEM;
+    free(*text);
+    *text = joined;
+    return 0;
+}
+
 static int take_source(struct kq_config *config, size_t index, enum kq_origin origin,
                        const char *where, int line, const char *name, bool *ret_wins)
 {
@@ -255,18 +349,20 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
 {
     int64_t number = 0;
     bool flag = false, wins = false;
-    kq_autofree char *path = NULL;
+    kq_autofree char *text = NULL;
     char *at = (char *)config + row->offset;
+    size_t index = (size_t)(row - settings);
     int r = 0;
     if (row->type == KQ_SETTING_NUMBER)
         r = parse_number(row, where, value, &number);
     else if (row->type == KQ_SETTING_FLAG)
         r = parse_flag(row, where, value, &flag);
-    else if (row->type == KQ_SETTING_PATH)
-        r = in_section ? parse_path_in_file(row, where, value, &path)
-                       : parse_path(row, where, value, &path);
+    else if (row->type != KQ_SETTING_MOUNT)
+        r = parse_text(row, where, in_section, value, &text);
+    if (r == 0 && row->type == KQ_SETTING_LIST && config->sources[index].origin == origin)
+        r = join(*(char **)at, &text);
     if (r == 0)
-        r = take_source(config, (size_t)(row - settings), origin, where, line, row->name, &wins);
+        r = take_source(config, index, origin, where, line, row->name, &wins);
     if (r)
         return r;
     if (row->type == KQ_SETTING_MOUNT)
@@ -279,8 +375,8 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
         *(bool *)at = flag;
     } else {
         free(*(char **)at);
-        *(char **)at = path;
-        path = NULL;
+        *(char **)at = text;
+        text = NULL;
     }
     return 0;
 }
@@ -334,9 +430,11 @@ int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *w
         known_section |= here;
     }
     if (!known_section && !section[0])
-        return complain(where, name, "stands before any section: [broker], [mount] or [topic]");
+        return complain(where, name,
+                        "stands before any section: [broker], [mount], [net] or [topic]");
     if (!known_section)
-        return complain(where, section, "no such section: there are [broker], [mount] and [topic]");
+        return complain(where, section,
+                        "no such section: there are [broker], [mount], [net] and [topic]");
     return complain(where, name, "no such setting%s%s (kqfs.conf(5) lists them)",
                     section ? " in section " : "", section ? section : "");
 }
@@ -411,8 +509,11 @@ static int format_row(const struct kq_config *config, size_t index, struct kq_bu
         const char *text = *(char *const *)at;
         if (!text) /* a path that is not set has no value to show */
             return 0;
-        r = kq_octal_append(&value, text,
-                            row->type == KQ_SETTING_PATH ? KQ_OCTAL_PATH : KQ_OCTAL_OPTION);
+        if (row->type == KQ_SETTING_WORD || row->type == KQ_SETTING_LIST)
+            r = kq_buf_append_string(&value, text);
+        else
+            r = kq_octal_append(&value, text,
+                                row->type == KQ_SETTING_PATH ? KQ_OCTAL_PATH : KQ_OCTAL_OPTION);
     }
     struct kq_config_source source = config->sources[index];
     if (row->type == KQ_SETTING_MOUNT)
@@ -451,7 +552,7 @@ static int format_topic(const struct kq_config *config, struct kq_buf *ret)
 
 int kq_config_format(const struct kq_config *config, struct kq_buf *ret)
 {
-    static const char *const sections[] = {"broker", "mount"};
+    static const char *const sections[] = {"broker", "mount", "net"};
     int r = 0;
     for (size_t s = 0; r == 0 && s < kq_array_size(sections); s++) {
         r = kq_buf_printf(ret, "[%s]\n", sections[s]);

@@ -47,6 +47,24 @@ struct kq_config {
     int64_t attribute_timeout_ms;
     int64_t max_write;
     int64_t max_pending_bytes;
+    bool no_mount;
+    /* [net] */
+    char *listen;         /* addresses with blanks between them; "" */
+    char *plaintext_user; /* a name or a number; "" */
+    int64_t net_threads;
+    int64_t net_workers;
+    int64_t net_readers;
+    int64_t max_request_bytes;
+    int64_t max_request_memory;
+    int64_t max_queued_bytes;
+    int64_t max_send_bytes;
+    int64_t max_in_flight;
+    int64_t max_connections;
+    int64_t max_connections_per_ip;
+    int64_t max_connection_rate;
+    int64_t max_idle_ms;
+    int64_t request_timeout_ms;
+    int64_t drain_timeout_ms;
     /* [topic] */
     struct kq_topic_config topic;
 
@@ -62,6 +80,8 @@ enum kq_setting_type {
     KQ_SETTING_FLAG,   /* bool: true, false */
     KQ_SETTING_PATH,   /* char *, made absolute */
     KQ_SETTING_MOUNT,  /* char *: options for libfuse, checked one by one */
+    KQ_SETTING_WORD,   /* char *: without blanks */
+    KQ_SETTING_LIST,   /* char *: words; given again from the same place, more of them */
 };
 
 /* One row of the table. */

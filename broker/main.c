@@ -1,12 +1,13 @@
 /* The command: wires the parts together and decides nothing that they could.
  *
- * Happy path: read the configuration, go to the background, open the broker (which recovers),
- * mount, say that all is well, serve until asked to stop, unmount, close. Each failure is one line
- * that names the remedy, and an exit code of its own. */
+ * Happy path: read the configuration, bind the listeners, go to the background, open the broker
+ * (which recovers), mount, listen, say that all is well, serve until asked to stop, unmount, close.
+ * Each failure is one line that names the remedy, and an exit code of its own. */
 #define FUSE_USE_VERSION 314
 
 #include <fuse3/fuse_lowlevel.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -21,10 +22,12 @@
 #include "broker/options.h"
 #include "broker/paths.h"
 #include "fs/fs.h"
+#include "net/server.h"
 
 /* Held while the signals' thread stops the mount, so that it is not freed under its hands. */
 static pthread_mutex_t mounted_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kq_fs *mounted;
+static sem_t stopped; /* posted where there is no mount to stop */
 
 static void set_mounted(struct kq_fs *fs)
 {
@@ -39,6 +42,7 @@ static void stop_serving(void)
     if (mounted)
         kq_fs_stop(mounted);
     pthread_mutex_unlock(&mounted_lock);
+    sem_post(&stopped);
 }
 
 static void raise_file_limit(void)
@@ -107,66 +111,128 @@ static int mount_fs(struct kq_broker *broker, struct kq_config *config, const ch
     return kq_fs_mount(broker, &options, ret);
 }
 
-/* Mounts BROKER, serves, unmounts. Returns an exit code. */
-static int serve(struct kq_broker *broker, struct kq_config *config)
+static int bind_listeners(const struct kq_config *config, struct kq_server **ret)
 {
-    struct kq_fs *fs;
-    kq_autofree char *mount_options = kq_paths_mount_options(config);
-    if (!mount_options || mount_fs(broker, config, mount_options, &fs) < 0)
-        return KQ_EXIT_MOUNT;
-    set_mounted(fs);
-    /* A signal from before `mounted` was set has found nothing to stop. */
-    int code = KQ_EXIT_INTERRUPTED;
-    if (!kq_signals_stopping()) {
-        kq_daemon_ready();
+    struct kq_server_options options = {
+        .listen = config->listen,
+        .plaintext_user = config->plaintext_user,
+        .threads = (unsigned)config->net_threads,
+        .workers = (unsigned)config->net_workers,
+        .readers = (unsigned)config->net_readers,
+        .max_request_bytes = config->max_request_bytes,
+        .max_request_memory = config->max_request_memory,
+        .max_queued_bytes = config->max_queued_bytes,
+        .max_send_bytes = config->max_send_bytes,
+        .max_in_flight = (unsigned)config->max_in_flight,
+        .max_connections = (unsigned)config->max_connections,
+        .max_connections_per_ip = (unsigned)config->max_connections_per_ip,
+        .max_connection_rate = (unsigned)config->max_connection_rate,
+        .idle_ms = config->max_idle_ms,
+        .request_ms = config->request_timeout_ms,
+        .drain_ms = config->drain_timeout_ms,
+    };
+    return config->listen[0] ? kq_server_new(&options, ret) : 0;
+}
+
+struct parts {
+    struct kq_auth *auth;
+    struct kq_broker *broker;
+    struct kq_server *server; /* NULL: no network */
+    struct kq_fs *fs;         /* NULL: no mount */
+};
+
+/* Until asked to stop, or unmounted. Returns an exit code. */
+static int serve(const struct parts *parts, const struct kq_config *config)
+{
+    int r = 0;
+    kq_daemon_ready();
+    if (parts->fs) {
         kq_diag(LOG_INFO, "%s is mounted on %s", config->data, config->mountpoint);
-        int r = kq_fs_run(fs);
-        if (r < 0)
-            kq_diag(LOG_ERR, "%s: the connection to the kernel broke: %s", config->mountpoint,
-                    strerror(-r));
-        code = r < 0 ? KQ_EXIT_CONNECTION : KQ_EXIT_OK;
-        kq_daemon_notify("STOPPING=1");
+        r = kq_fs_run(parts->fs);
+    } else {
+        while (sem_wait(&stopped) < 0 && errno == EINTR)
+            ;
     }
-    set_mounted(NULL);
-    kq_fs_free(fs);
+    if (r < 0)
+        kq_diag(LOG_ERR, "%s: the connection to the kernel broke: %s", config->mountpoint,
+                strerror(-r));
+    kq_daemon_notify("STOPPING=1");
+    return r < 0 ? KQ_EXIT_CONNECTION : KQ_EXIT_OK;
+}
+
+/* A signal from before `mounted` was set has found nothing to stop. */
+static int listen_and_serve(const struct parts *parts, const struct kq_config *config)
+{
+    int code = KQ_EXIT_LISTEN;
+    if (kq_signals_stopping())
+        return KQ_EXIT_INTERRUPTED;
+    if (!parts->server || kq_server_start(parts->server, parts->broker, parts->auth) == 0)
+        code = serve(parts, config);
+    if (parts->server)
+        kq_server_stop(parts->server);
     return code;
 }
 
-static int run(struct kq_config *config)
+static int mount_and_serve(struct parts *parts, struct kq_config *config)
 {
-    struct kq_broker *broker;
-    struct kq_auth *auth;
-    if (kq_auth_new(&auth) < 0) {
+    if (config->no_mount)
+        return listen_and_serve(parts, config);
+    kq_autofree char *mount_options = kq_paths_mount_options(config);
+    if (!mount_options || mount_fs(parts->broker, config, mount_options, &parts->fs) < 0)
+        return KQ_EXIT_MOUNT;
+    set_mounted(parts->fs);
+    int code = listen_and_serve(parts, config);
+    set_mounted(NULL);
+    kq_fs_free(parts->fs);
+    return code;
+}
+
+static int run(struct kq_config *config, struct kq_server *server)
+{
+    struct parts parts = {.server = server};
+    if (kq_auth_new(&parts.auth) < 0) {
         kq_diag(LOG_ERR, "out of memory");
         return KQ_EXIT_FAILURE;
     }
-    int r = open_broker(config, auth, &broker);
+    int r = open_broker(config, parts.auth, &parts.broker);
     kq_signals_quiet();
     int code = KQ_EXIT_INTERRUPTED;
     if (r < 0)
         code = broker_exit(r);
     else if (!kq_signals_stopping())
-        code = serve(broker, config);
+        code = mount_and_serve(&parts, config);
     if (r == 0)
-        kq_broker_close(broker);
-    kq_auth_free(auth);
+        kq_broker_close(parts.broker);
+    kq_auth_free(parts.auth);
+    return code;
+}
+
+static int run_in_background(struct kq_config *config, struct kq_server *server)
+{
+    if (!config->foreground && kq_daemon_detach() < 0)
+        return KQ_EXIT_FAILURE;
+    if (config->debug)
+        kq_diag_set_level(LOG_DEBUG);
+    sem_init(&stopped, 0, 0);
+    if (kq_signals_start(stop_serving, "recovering the log") < 0)
+        return KQ_EXIT_FAILURE;
+    int code = run(config, server);
+    kq_signals_end();
     return code;
 }
 
 static int start(struct kq_config *config)
 {
+    struct kq_server *server = NULL;
     int code = kq_paths_check(config);
     if (code)
         return code;
     umask(077);
-    if (!config->foreground && kq_daemon_detach() < 0)
-        return KQ_EXIT_FAILURE;
-    if (config->debug)
-        kq_diag_set_level(LOG_DEBUG);
-    if (kq_signals_start(stop_serving, "recovering the log") < 0)
-        return KQ_EXIT_FAILURE;
-    code = run(config);
-    kq_signals_end();
+    int r = bind_listeners(config, &server);
+    if (r < 0)
+        return r == -EINVAL ? KQ_EXIT_USAGE : KQ_EXIT_LISTEN;
+    code = run_in_background(config, server);
+    kq_server_free(server);
     return code;
 }
 

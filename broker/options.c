@@ -8,7 +8,6 @@
 
 /* What getopt_long returns for long options: rows of the settings' table from ROW on. */
 enum {
-    NOT_HERE = 256,
     ROW = 1024,
     TOPIC = 4096,
 };
@@ -16,8 +15,6 @@ enum {
 static const struct option fixed_options[] = {
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
-    {"listen", required_argument, NULL, NOT_HERE},
-    {"no-mount", no_argument, NULL, NOT_HERE},
 };
 
 struct parse {
@@ -128,9 +125,6 @@ static int take_option(struct parse *parse, int c, char **argv)
         if (optopt && optopt < ROW)
             return usage_error("no option -%c", optopt);
         return usage_error("no option %s, or not unambiguous", argv[optind - 1]);
-    case NOT_HERE:
-        return usage_error("--no-mount and --listen are not part of this build: it serves a mount "
-                           "and no network");
     default:
         break;
     }
@@ -181,8 +175,10 @@ static int read_config_file(struct kq_config *config)
 
 static int check_complete(struct kq_config *config)
 {
-    if (!config->mountpoint)
+    if (!config->mountpoint && !config->no_mount)
         return usage_error("no MOUNTPOINT given");
+    if (config->no_mount && !config->listen[0])
+        return usage_error("--no-mount leaves nothing to serve without --listen");
     if (!config->data[0])
         return usage_error("neither XDG_DATA_HOME nor HOME says where data goes: give --data DIR");
     if (config->debug)
@@ -233,7 +229,7 @@ static void print_row(FILE *to, const struct kq_setting *row, const struct kq_co
     if (row->letter)
         snprintf(left, sizeof(left), "-%c, --%s", row->letter, row->name);
     else
-        snprintf(left, sizeof(left), "--%s %s", row->name, row->argument);
+        snprintf(left, sizeof(left), "--%s %s", row->name, row->argument ? row->argument : "");
     fprintf(to, "  %-25s %s", left, row->help);
     const char *at = (const char *)config + row->offset;
     if (row->type == KQ_SETTING_NUMBER)

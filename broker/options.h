@@ -18,6 +18,7 @@ enum kq_exit {
     KQ_EXIT_MOUNT = 5,      /* the mount failed */
     KQ_EXIT_CONNECTION = 6, /* the connection to the kernel broke while serving */
     KQ_EXIT_INTERRUPTED = 7, /* asked to stop before it was ready */
+    KQ_EXIT_LISTEN = 8,      /* no listening at an address */
 };
 
 enum kq_act {
@@ -29,7 +30,7 @@ enum kq_act {
 
 /* Reads the command line, then the configuration file: --config FILE, else KQ_DEFAULT_CONFIG_FILE
  * where there is one. A program name of mount.fuse.kqfs takes the options as mount(8) gives them to
- * its helpers. 0 with what to do and, for KQ_ACT_SERVE, the configuration (mountpoint set; the
+ * its helpers. 0 with what to do and, for KQ_ACT_SERVE, the configuration (mountpoint set, or no_mount; the
  * caller frees it); -EINVAL: one line was reported; -ENOMEM. */
 int kq_options_parse(int argc, char **argv, enum kq_act *ret_act, struct kq_config **ret);
 

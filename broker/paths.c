@@ -91,10 +91,10 @@ static bool within(const char *path, const char *directory)
 
 int kq_paths_check(struct kq_config *config)
 {
-    int code = resolve_mountpoint(config);
+    int code = config->no_mount ? 0 : resolve_mountpoint(config);
     if (code == 0)
         code = resolve_data(config);
-    if (code)
+    if (code || config->no_mount)
         return code;
     if (within(config->data, config->mountpoint))
         return report(KQ_EXIT_DATA_UNUSABLE, config->data,

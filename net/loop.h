@@ -41,9 +41,9 @@ struct kq_loop {
     struct kq_timer_heap timers;
     TAILQ_HEAD(, kq_task) tasks;
     struct kq_task mark; /* how far this turn goes */
-    int64_t now_ns;  /* kq_clock_mono_ns() when it last woke */
-    uint8_t *buffer; /* KQ_LOOP_BUFFER bytes: what is being received, during one call only */
-    void *owner;     /* of whoever made it */
+    int64_t now_ns;      /* kq_clock_mono_ns() when it last woke */
+    uint8_t *buffer;     /* KQ_LOOP_BUFFER bytes: what is being received, during one call only */
+    void *owner;         /* of whoever made it */
     atomic_bool stopping;
     bool started;
     pthread_t thread;

@@ -25,6 +25,7 @@
 struct kq_api;
 struct kq_broker;
 struct kq_conn;
+struct kq_request;
 struct kq_server;
 
 enum kq_handled {
@@ -35,6 +36,8 @@ enum kq_handled {
                           sync, more messages): the connection's next request may run */
     KQ_HANDLED_CLOSE,  /* close the connection without a response */
 };
+
+typedef enum kq_handled (*kq_handle_fn)(struct kq_request *request);
 
 struct kq_request {
     /* What came. */
@@ -68,16 +71,18 @@ struct kq_request {
     void (*release)(struct kq_request *request);
 
     /* The server's own. */
-    struct kq_job job;
+    TAILQ_ENTRY(kq_request) queue;
     struct kq_mail mail;
-    _Atomic(enum kq_handled (*)(struct kq_request *request)) run;
-    atomic_uint mail_flags;
-    int mailed; /* what DONE brings: of enum kq_handled */
-    int job_said;
+    struct kq_job job;
+    _Atomic(kq_handle_fn) posted;
+    kq_handle_fn offloaded; /* not NULL: it is running, or about to, on another thread */
+    atomic_uint news;       /* what MAIL is to tell; of enum news in request.c */
+    unsigned told;          /* what it has told and what has to wait */
+    enum kq_handled result, job_result;
     int stage;
-    bool offloaded, cancelled, counted;
-    void *memory; /* of `bytes`, where they are not in one piece with the request */
-    STAILQ_ENTRY(kq_request) queue;
+    bool cancelled;
+    const uint8_t *body_at; /* in `bytes` */
+    void *memory;           /* of `bytes`, where they are not in one piece with the request */
 };
 
 /* The response of a LATER or PARKED request is complete. Any thread; the request must not be

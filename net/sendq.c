@@ -10,7 +10,7 @@
 #define COLD_PASSES_MAX 3
 
 struct kq_chunk {
-    STAILQ_ENTRY(kq_chunk) next;
+    TAILQ_ENTRY(kq_chunk) next;
     const uint8_t *bytes; /* NULL: of a file */
     size_t left;
     void *memory;
@@ -21,13 +21,13 @@ struct kq_chunk {
 void kq_sendq_init(struct kq_sendq *queue)
 {
     *queue = (struct kq_sendq){0};
-    STAILQ_INIT(&queue->chunks);
+    TAILQ_INIT(&queue->chunks);
 }
 
 static void drop_first(struct kq_sendq *queue)
 {
-    struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
-    STAILQ_REMOVE_HEAD(&queue->chunks, next);
+    struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
+    TAILQ_REMOVE(&queue->chunks, chunk, next);
     if (!chunk->bytes)
         kq_extent_unref(&chunk->extent);
     free(chunk->memory);
@@ -38,7 +38,7 @@ static void drop_first(struct kq_sendq *queue)
 
 void kq_sendq_release(struct kq_sendq *queue)
 {
-    while (!STAILQ_EMPTY(&queue->chunks))
+    while (!TAILQ_EMPTY(&queue->chunks))
         drop_first(queue);
     queue->sent = queue->added;
 }
@@ -48,27 +48,27 @@ static int add(struct kq_sendq *queue, const struct kq_chunk *filled)
     struct kq_chunk *chunk = kq_memdup(filled, sizeof(*filled));
     if (!chunk)
         return -ENOMEM;
-    STAILQ_INSERT_TAIL(&queue->chunks, chunk, next);
+    TAILQ_INSERT_TAIL(&queue->chunks, chunk, next);
     queue->added += chunk->left;
     return 0;
 }
 
-int kq_sendq_add_memory(struct kq_sendq *queue, const uint8_t *bytes, size_t length, void *memory)
+int kq_sendq_add_memory(struct kq_sendq *queue, const uint8_t *bytes, size_t length)
 {
-    struct kq_chunk chunk = {.bytes = bytes, .left = length, .memory = memory};
+    struct kq_chunk chunk = {.bytes = bytes, .left = length};
     return add(queue, &chunk);
 }
 
-int kq_sendq_add_file(struct kq_sendq *queue, const struct kq_extent *extent)
+int kq_sendq_add_file_consume(struct kq_sendq *queue, const struct kq_extent *extent)
 {
     struct kq_chunk chunk = {
         .left = extent->length, .extent = *extent, .position = extent->position};
-    if (extent->length == 0)
-        return 0;
-    int r = add(queue, &chunk);
-    if (r == 0)
-        kq_extent_ref(extent);
-    return r;
+    return add(queue, &chunk);
+}
+
+void kq_sendq_own(struct kq_sendq *queue, void *memory)
+{
+    TAILQ_LAST(&queue->chunks, kq_chunks)->memory = memory;
 }
 
 /* LENGTH bytes from the front have gone. */
@@ -76,7 +76,7 @@ static void take(struct kq_sendq *queue, size_t length)
 {
     queue->sent += length;
     for (;;) {
-        struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+        struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
         if (!chunk || length < chunk->left) {
             if (chunk) {
                 chunk->left -= length;
@@ -95,8 +95,8 @@ static ssize_t write_memory(struct kq_sendq *queue, struct kq_transport *transpo
 {
     struct iovec parts[PARTS_AT_ONCE];
     int count = 0;
-    struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
-    for (; chunk && chunk->bytes && count < PARTS_AT_ONCE; chunk = STAILQ_NEXT(chunk, next))
+    struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
+    for (; chunk && chunk->bytes && count < PARTS_AT_ONCE; chunk = TAILQ_NEXT(chunk, next))
         parts[count++] = (struct iovec){(void *)chunk->bytes, chunk->left};
     ssize_t n = kq_transport_writev(transport, parts, count, chunk != NULL);
     if (n > 0)
@@ -121,7 +121,7 @@ static bool is_warm(struct kq_sendq *queue, const struct kq_chunk *chunk, size_t
 static ssize_t send_file(struct kq_sendq *queue, struct kq_transport *transport,
                          struct kq_cold *ret_cold)
 {
-    struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+    struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
     size_t length = chunk->left < PIECE ? chunk->left : PIECE;
     if (!is_warm(queue, chunk, length)) {
         *ret_cold = (struct kq_cold){&chunk->extent, chunk->position, length};
@@ -145,13 +145,13 @@ int kq_sendq_write(struct kq_sendq *queue, struct kq_transport *transport, size_
 {
     size_t done = 0;
     for (;;) {
-        struct kq_chunk *chunk = STAILQ_FIRST(&queue->chunks);
+        struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
         if (!chunk)
             return KQ_SENDQ_EMPTY;
         if (done >= budget)
             return KQ_SENDQ_MORE;
-        ssize_t n = chunk->bytes ? write_memory(queue, transport)
-                                 : send_file(queue, transport, ret_cold);
+        ssize_t n =
+            chunk->bytes ? write_memory(queue, transport) : send_file(queue, transport, ret_cold);
         if (n == 0)
             return KQ_SENDQ_COLD;
         if (n == -EAGAIN)

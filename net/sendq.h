@@ -18,7 +18,7 @@
 struct kq_chunk;
 
 struct kq_sendq {
-    STAILQ_HEAD(, kq_chunk) chunks;
+    TAILQ_HEAD(kq_chunks, kq_chunk) chunks;
     uint64_t added, sent;     /* bytes, ever */
     uint64_t sent_from_files; /* of `sent`: those that went by sendfile */
     int64_t warm_until;       /* of the first chunk: the file is known to be cached up to here */
@@ -48,12 +48,18 @@ static inline uint64_t kq_sendq_left(const struct kq_sendq *queue)
     return queue->added - queue->sent;
 }
 
-/* Adds LENGTH bytes, which stay valid until they were sent or the queue was released; then MEMORY
- * (NULL is fine) is freed. -ENOMEM: nothing was added, MEMORY is still the caller's. */
-int kq_sendq_add_memory(struct kq_sendq *queue, const uint8_t *bytes, size_t length, void *memory);
+/* Adds LENGTH (> 0) bytes, which stay valid until they were sent or the queue was released.
+ * -ENOMEM.
+ */
+int kq_sendq_add_memory(struct kq_sendq *queue, const uint8_t *bytes, size_t length);
 
-/* Adds all of EXTENT, a reference of its own. -ENOMEM. */
-int kq_sendq_add_file(struct kq_sendq *queue, const struct kq_extent *extent);
+/* Adds all of EXTENT (not empty), whose reference is the queue's from now on. -ENOMEM: it is still
+ * the caller's. */
+int kq_sendq_add_file_consume(struct kq_sendq *queue, const struct kq_extent *extent);
+
+/* Frees MEMORY when all that was added so far has been sent, or with the queue. Something was added
+ * just before, and nothing was written since. */
+void kq_sendq_own(struct kq_sendq *queue, void *memory);
 
 /* Writes up to BUDGET bytes (by less than one piece more). Of enum kq_sendq_state; -EIO where a
  * file is shorter than its extent; -errno of the transport: the connection is of no more use. */

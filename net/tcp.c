@@ -61,6 +61,7 @@ static const struct kq_transport_class tcp_class = {
     .shutdown = tcp_shutdown,
     .wants = tcp_wants,
     .close = tcp_close,
+    .short_read_is_last = true,
 };
 
 void kq_tcp_init_consume_fd(struct kq_transport *ret, int fd)

@@ -37,6 +37,10 @@ struct kq_transport_class {
 
     /* Closes the descriptor, frees what is its own. */
     void (*close)(struct kq_transport *transport);
+
+    /* A read that returns less than was asked for has taken all there is: the next one need not be
+     * tried before epoll says so (epoll(7)). */
+    bool short_read_is_last;
 };
 
 struct kq_transport {

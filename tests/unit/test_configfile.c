@@ -52,10 +52,11 @@ static void an_empty_file_changes_nothing(void **state)
 static void each_mistake_is_one_line_with_file_line_and_key(void **state)
 {
     refused("num.partitions=1\n",
-            "f:1: num.partitions: stands before any section: [broker], [mount] or [topic]");
+            "f:1: num.partitions: stands before any section: [broker], [mount], [net] or [topic]");
     refused("[broker]\n\nx=1\n", "f:3: x: no such setting in section broker (kqfs.conf(5) lists "
                                  "them)");
-    refused("[brok]\nx=1\n", "f:2: brok: no such section: there are [broker], [mount] and [topic]");
+    refused("[brok]\nx=1\n",
+            "f:2: brok: no such section: there are [broker], [mount], [net] and [topic]");
     refused("[broker]\nmax.topics=1\nmax.topics=1\n",
             "f:3: max.topics: set twice, first in line 2");
     refused("[topic]\nretention.ms=1\nretention.ms=1\n",

@@ -93,9 +93,24 @@ static void mistakes_are_one_line_each(void **state)
 
 static void what_this_build_lacks_is_refused_by_name(void **state)
 {
-    refused("kqfs --listen plaintext://:9092 /m", "not part of this build");
-    refused("kqfs --no-mount", "not part of this build");
     refused("kqfs kafka://localhost:9092 /m", "remote brokers are not part of this build");
+}
+
+static void without_a_mount_there_has_to_be_a_listener(void **state)
+{
+    refused("kqfs --no-mount", "nothing to serve without --listen");
+    struct kq_config *config = taken("kqfs --no-mount --listen plaintext://:9092", KQ_ACT_SERVE);
+    assert_null(config->mountpoint);
+    assert_string_equal(config->listen, "plaintext://:9092");
+    kq_config_free(config);
+}
+
+static void listen_given_again_is_one_more(void **state)
+{
+    struct kq_config *config =
+        taken("kqfs --listen a://b --listen c://d --listen e://f /m", KQ_ACT_SERVE);
+    assert_string_equal(config->listen, "a://b c://d e://f");
+    kq_config_free(config);
 }
 
 static void mount_calls_its_helper_with_other_letters(void **state)
@@ -150,6 +165,8 @@ int main(void)
         cmocka_unit_test(help_and_version_need_no_mountpoint),
         cmocka_unit_test(mistakes_are_one_line_each),
         cmocka_unit_test(what_this_build_lacks_is_refused_by_name),
+        cmocka_unit_test(without_a_mount_there_has_to_be_a_listener),
+        cmocka_unit_test(listen_given_again_is_one_more),
         cmocka_unit_test(mount_calls_its_helper_with_other_letters),
         cmocka_unit_test(help_fits_a_screen),
     };

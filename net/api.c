@@ -1,0 +1,42 @@
+#include "net/api.h"
+
+#include <pthread.h>
+
+#include "broker/base/err.h"
+#include "net/message.h"
+
+#define KEYS 128
+
+/* In order of the keys. A row is here when its handler works: what clients see is what there is. */
+static struct kq_api rows[] = {
+    /* key, lowest, highest, refused below, flags, handler */
+    {18, 0, 4, 0, KQ_API_BEFORE_AUTH, kq_api_versions, NULL},
+};
+
+static const struct kq_api *by_key[KEYS];
+
+static void fill(void)
+{
+    for (size_t i = 0; i < kq_array_size(rows); i++) {
+        rows[i].message = kq_message_find(rows[i].key);
+        by_key[rows[i].key] = &rows[i];
+    }
+}
+
+static void prepare(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill);
+}
+
+const struct kq_api *kq_api_find(int16_t key)
+{
+    prepare();
+    return key >= 0 && key < KEYS ? by_key[key] : NULL;
+}
+
+const struct kq_api *kq_api_row(size_t index)
+{
+    prepare();
+    return index < kq_array_size(rows) ? &rows[index] : NULL;
+}

@@ -1,0 +1,337 @@
+#include "net/request.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "broker/base/clock.h"
+#include "broker/base/mem.h"
+#include "net/internal.h"
+#include "net/message.h"
+#include "net/wire.h"
+
+/* A request takes part in four things at once that other threads bring about: what was posted for
+ * it, its end, the return of what was offloaded, and the end of its connection. All of them reach
+ * the loop as one piece of mail; only the loop acts on them. */
+enum news {
+    ON_ITS_WAY = 1 << 0, /* MAIL is in the loop's mailbox */
+    POSTED = 1 << 1,
+    DONE = 1 << 2,
+    RETURNED = 1 << 3,
+};
+
+enum stage {
+    WAITING,
+    RUNNING, /* LATER */
+    PARKED,
+    COMPLETE,
+};
+
+#define STARTS_AT_ONCE 64
+
+/* --- Coming and going --- */
+
+/* The client id, NUL-terminated in place: the length in front of it is no longer wanted. */
+static const char *terminate(uint8_t *bytes, struct kq_str string)
+{
+    if (string.length <= 0)
+        return "";
+    char *at = (char *)bytes + (string.data - (char *)bytes) - 2;
+    memmove(at, string.data, (size_t)string.length);
+    at[string.length] = '\0';
+    return at;
+}
+
+static bool speaks(const struct kq_api *api, int16_t version)
+{
+    /* A version of ApiVersions that nobody knows gets an answer (KIP-511). */
+    return api->key == KQ_WIRE_API_VERSIONS ||
+           (version >= api->refused_below && version <= api->highest);
+}
+
+static int read_header(const uint8_t *bytes, uint32_t size, struct kq_wire_header *ret,
+                       const uint8_t **ret_body)
+{
+    struct kq_wire_reader reader;
+    kq_wire_reader_init(&reader, bytes, size, NULL);
+    int r = kq_wire_header_read(&reader, ret);
+    if (r < 0)
+        return r;
+    const struct kq_api *api = kq_api_find(ret->key);
+    if (!api || !ret->message || !speaks(api, ret->version))
+        return -EPROTONOSUPPORT;
+    *ret_body = reader.at;
+    return 0;
+}
+
+int kq_request_new(struct kq_conn *conn, const uint8_t *bytes, uint32_t size, void *memory,
+                   struct kq_request **ret)
+{
+    struct kq_wire_header header;
+    const uint8_t *body;
+    int r = read_header(bytes, size, &header, &body);
+    if (r < 0)
+        return r;
+    struct kq_request *request = kq_alloc(sizeof(*request) + (memory ? 0 : size));
+    if (!request)
+        return -ENOMEM;
+    uint8_t *own = memory ? (uint8_t *)bytes : (uint8_t *)(request + 1);
+    if (!memory)
+        memcpy(own, bytes, size);
+    if (header.client_id.data)
+        header.client_id.data = (const char *)own + (header.client_id.data - (const char *)bytes);
+    *request = (struct kq_request){
+        .api = kq_api_find(header.key),
+        .version = header.version,
+        .correlation_id = header.correlation_id,
+        .client_id = terminate(own, header.client_id),
+        .received_ns = conn->shard->loop->now_ns,
+        .size = (size_t)size + 4,
+        .bytes = own,
+        .body_at = own + (body - bytes),
+        .broker = conn->shard->server->broker,
+        .server = conn->shard->server,
+        .conn = conn,
+        .memory = memory,
+    };
+    kq_conn_caller(conn, &request->caller);
+    request->caller.client_id = request->client_id;
+    kq_arena_init(&request->arena, (size_t)request->server->options.max_request_memory);
+    atomic_fetch_add_explicit(&request->server->queued_bytes, request->size, memory_order_relaxed);
+    *ret = request;
+    return 0;
+}
+
+void kq_request_free(struct kq_request *request)
+{
+    if (request->release)
+        request->release(request);
+    kq_arena_release(&request->arena);
+    kq_server_unqueue(request->server, request->size);
+    free(request->memory);
+    free(request);
+}
+
+/* --- News from other threads --- */
+
+static void tell(struct kq_request *request, unsigned news)
+{
+    unsigned before =
+        atomic_fetch_or_explicit(&request->news, news | ON_ITS_WAY, memory_order_acq_rel);
+    if (!(before & ON_ITS_WAY))
+        kq_loop_post(request->conn->shard->loop, &request->mail);
+}
+
+void kq_request_finish(struct kq_request *request, enum kq_handled result)
+{
+    request->result = result;
+    tell(request, DONE);
+}
+
+void kq_request_done(struct kq_request *request)
+{
+    kq_request_finish(request, KQ_HANDLED_NOW);
+}
+
+void kq_request_post(struct kq_request *request, kq_handle_fn run)
+{
+    atomic_store_explicit(&request->posted, run, memory_order_relaxed);
+    tell(request, POSTED);
+}
+
+static void run_offloaded(struct kq_job *job)
+{
+    struct kq_request *request =
+        (struct kq_request *)((char *)job - offsetof(struct kq_request, job));
+    request->job_result = request->offloaded(request);
+    tell(request, RETURNED);
+}
+
+enum kq_handled kq_request_offload(struct kq_request *request, kq_handle_fn run)
+{
+    request->offloaded = run;
+    request->job.run = run_offloaded;
+    kq_pool_submit(request->server->workers, &request->job);
+    return KQ_HANDLED_LATER;
+}
+
+void kq_request_set_timer(struct kq_request *request, struct kq_timer *timer, int64_t at_ns)
+{
+    kq_loop_set_timer(request->conn->shard->loop, timer, at_ns);
+}
+
+void kq_request_cancel_timer(struct kq_request *request, struct kq_timer *timer)
+{
+    kq_loop_cancel_timer(request->conn->shard->loop, timer);
+}
+
+/* --- On the loop --- */
+
+static void complete(struct kq_request *request)
+{
+    struct kq_conn *conn = request->conn;
+    request->stage = COMPLETE;
+    if (conn->running == request)
+        conn->running = NULL;
+    kq_conn_kick(conn);
+}
+
+/* What a handler has answered, on the loop. */
+static void take_result(struct kq_request *request, enum kq_handled result)
+{
+    if (result == KQ_HANDLED_LATER)
+        return;
+    if (result == KQ_HANDLED_PARKED) {
+        request->stage = PARKED;
+        if (request->conn->running == request)
+            request->conn->running = NULL;
+        kq_conn_kick(request->conn);
+        return;
+    }
+    request->result = result;
+    /* Mail about it that is still to come has to find it alive. */
+    unsigned before = atomic_fetch_or_explicit(&request->news, DONE, memory_order_acq_rel);
+    if (!(before & ON_ITS_WAY))
+        complete(request);
+}
+
+static void cancel(struct kq_request *request)
+{
+    bool out = request->stage == RUNNING || request->stage == PARKED;
+    if (!out || request->cancelled || request->offloaded)
+        return;
+    request->cancelled = true;
+    if (request->cancel)
+        request->cancel(request);
+}
+
+static void take_return(struct kq_request *request)
+{
+    request->told &= ~(unsigned)RETURNED;
+    request->offloaded = NULL;
+    enum kq_handled result = request->job_result;
+    if (result == KQ_HANDLED_LATER || result == KQ_HANDLED_PARKED) {
+        take_result(request, result);
+    } else {
+        request->result = result;
+        request->told |= DONE;
+    }
+}
+
+static void deliver(struct kq_mail *mail)
+{
+    struct kq_request *request =
+        (struct kq_request *)((char *)mail - offsetof(struct kq_request, mail));
+    request->told |=
+        atomic_exchange_explicit(&request->news, 0, memory_order_acq_rel) & ~(unsigned)ON_ITS_WAY;
+    if (request->told & RETURNED)
+        take_return(request);
+    if (request->offloaded)
+        return;
+    if (request->told & DONE) {
+        complete(request);
+        return;
+    }
+    if (request->told & POSTED) {
+        request->told &= ~(unsigned)POSTED;
+        take_result(request, atomic_load_explicit(&request->posted, memory_order_relaxed)(request));
+    } else if (request->conn->end == KQ_CONN_CLOSED) {
+        cancel(request);
+    }
+}
+
+/* 0; -EBADMSG; -E2BIG; -ENOMEM. */
+static int parse(struct kq_request *request)
+{
+    const struct kq_message *message = request->api->message;
+    request->body = kq_arena_alloc(&request->arena, kq_message_request_size(message));
+    request->response = kq_arena_alloc(&request->arena, kq_message_response_size(message));
+    if (!request->body || !request->response)
+        return -ENOMEM;
+    kq_message_init_request(message, request->body);
+    kq_message_init_response(message, request->response);
+    if (request->version < request->api->lowest || request->version > request->api->highest)
+        return 0;
+    struct kq_wire_reader reader;
+    size_t size = request->size - 4 - (size_t)(request->body_at - request->bytes);
+    kq_wire_reader_init(&reader, request->body_at, size, &request->arena);
+    return kq_message_read_request(message, &reader, request->version, request->body);
+}
+
+static void start(struct kq_conn *conn)
+{
+    struct kq_request *request = conn->next;
+    conn->next = TAILQ_NEXT(request, queue);
+    conn->running = request;
+    request->stage = RUNNING;
+    request->mail.deliver = deliver;
+    int r = parse(request);
+    if (r < 0)
+        take_result(request, KQ_HANDLED_CLOSE);
+    else if (request->api->flags & KQ_API_HEAVY)
+        kq_request_offload(request, request->api->handle);
+    else
+        take_result(request, request->api->handle(request));
+}
+
+/* The first request is complete. */
+static void retire(struct kq_conn *conn)
+{
+    struct kq_request *request = TAILQ_FIRST(&conn->requests);
+    TAILQ_REMOVE(&conn->requests, request, queue);
+    conn->in_flight--;
+    int r = 0;
+    if (conn->end == KQ_CONN_CLOSED)
+        ;
+    else if (request->result == KQ_HANDLED_NOW)
+        r = kq_conn_respond(conn, request);
+    else if (request->result == KQ_HANDLED_CLOSE)
+        r = -ECONNABORTED;
+    kq_request_free(request);
+    if (r < 0)
+        kq_conn_close(conn, NULL);
+}
+
+static bool retire_all(struct kq_conn *conn)
+{
+    struct kq_request *request;
+    bool any = false;
+    while ((request = TAILQ_FIRST(&conn->requests)) && request->stage == COMPLETE) {
+        retire(conn);
+        any = true;
+    }
+    return any;
+}
+
+static bool may_start(const struct kq_conn *conn)
+{
+    return conn->next && !conn->running && conn->end != KQ_CONN_CLOSED &&
+           kq_sendq_left(&conn->sendq) <= (uint64_t)conn->shard->server->options.max_send_bytes &&
+           conn->muted_until_ns <= conn->shard->loop->now_ns;
+}
+
+void kq_conn_run(struct kq_conn *conn)
+{
+    retire_all(conn);
+    for (int i = 0; may_start(conn); i++) {
+        if (i == STARTS_AT_ONCE) {
+            kq_conn_kick(conn);
+            break;
+        }
+        start(conn);
+        retire_all(conn);
+    }
+}
+
+void kq_conn_cancel_requests(struct kq_conn *conn)
+{
+    struct kq_request *request = conn->next, *after;
+    conn->next = NULL;
+    for (; request; request = after) {
+        after = TAILQ_NEXT(request, queue);
+        TAILQ_REMOVE(&conn->requests, request, queue);
+        conn->in_flight--;
+        kq_request_free(request);
+    }
+    TAILQ_FOREACH (request, &conn->requests, queue)
+        cancel(request);
+}

@@ -1,0 +1,61 @@
+/* The TCP front end: listeners, loops, connections. What main.c sees of it. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct kq_auth;
+struct kq_broker;
+struct kq_server;
+
+/* One of the broker's own settings, as DescribeConfigs shows it. */
+struct kq_server_setting {
+    const char *name, *value, *fallback; /* fallback: the default, where is_default is false */
+    bool is_default, is_number;
+};
+
+struct kq_server_options {
+    const char *listen; /* addresses (net/address.h), separated by blanks */
+    const char *plaintext_user;
+    unsigned threads; /* loops */
+    unsigned workers; /* threads for what may block, at most */
+    unsigned readers; /* threads that read in what the page cache lacks, at most */
+    int64_t max_request_bytes;
+    int64_t max_queued_bytes;   /* of requests, over all connections */
+    int64_t max_request_memory; /* of one request, besides its own bytes */
+    int64_t max_send_bytes;     /* a connection with more to send is not read */
+    unsigned max_in_flight;     /* requests of one connection */
+    unsigned max_connections;   /* in all */
+    unsigned max_connections_per_ip;
+    unsigned max_connection_rate; /* new ones a second; 0: any */
+    int64_t idle_ms;              /* a connection without traffic is closed */
+    int64_t request_ms;           /* from a request's first byte to its last */
+    int64_t drain_ms; /* what queued responses get when a connection or the broker ends */
+    /* What handlers go by. */
+    bool auto_create_topics;          /* auto.create.topics.enable */
+    unsigned umask;                   /* of topics that are made over the wire */
+    int32_t fetch_max_bytes;          /* fetch.max.bytes: of one response */
+    int32_t max_described_partitions; /* max.request.partition.size.limit: of one response */
+    /* Calls TAKE for each setting of the broker; the strings are valid during the call. Any thread;
+     * never blocks. NULL: there are none. */
+    void (*each_setting)(void *context,
+                         void (*take)(void *to, const struct kq_server_setting *setting), void *to);
+    void *setting_context;
+};
+
+/* Binds all listeners; takes no connections yet. Options are copied. Before threads are made, so
+ * that the caller can go to the background afterwards. 0; -EINVAL (options) or -EADDRINUSE, … (a
+ * listener), reported in one line; -ENOMEM. */
+int kq_server_new(const struct kq_server_options *options, struct kq_server **ret);
+
+/* Starts the loops and begins to accept. BROKER and AUTH outlive the server's stop. 0; -errno,
+ * reported. */
+int kq_server_start(struct kq_server *server, struct kq_broker *broker, struct kq_auth *auth);
+
+/* Takes no more connections and requests, lets those under way end for a while, closes. When it
+ * returns no call into the broker is under way and none follows. Never started is fine. */
+void kq_server_stop(struct kq_server *server);
+
+/* Stopped, or never started; NULL is fine. */
+void kq_server_free(struct kq_server *server);
