@@ -20,6 +20,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -277,6 +278,14 @@ def finish(*pids):
 
 
 # --- The broker ---
+
+def free_port():
+    """A TCP port of 127.0.0.1 that nobody listens on now: for a broker that must come back on the
+    same one."""
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]
+
 
 def is_mounted(path):
     with open("/proc/self/mountinfo") as mounts:

@@ -10,7 +10,6 @@ added to FILE as a line of JSON, from which clients/table makes the table of doc
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -18,15 +17,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "cli
 
 import known
 import scenarios
-from mounted import Broker, Failed, Skip, main
+from mounted import Broker, Failed, Skip, free_port, main
 
 sys.dont_write_bytecode = True
-
-
-def free_port():
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        return some.getsockname()[1]
 
 
 class Server(Broker):
