@@ -67,10 +67,12 @@ struct kq_wire_reader {
                                arena's limit */
 };
 
+/* BYTES may be NULL where the length is 0. */
 static inline void kq_wire_reader_init(struct kq_wire_reader *reader, const void *bytes,
                                        size_t length, struct kq_arena *arena)
 {
-    *reader = (struct kq_wire_reader){bytes, (const uint8_t *)bytes + length, arena, 0};
+    const uint8_t *at = length ? bytes : (const uint8_t *)"";
+    *reader = (struct kq_wire_reader){at, at + length, arena, 0};
 }
 
 /* Remembers ERROR if it is the first; nothing is left to read. */

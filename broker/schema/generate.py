@@ -332,10 +332,9 @@ def tables(message):
     lowest, highest = message.versions
     for item in message.items:
         struct = message.struct(item)
-        if item.fields:
-            out.append(f"static const struct kq_wire_field {struct}_fields[] = {{")
-            out += [field_row(message, item, entry) for entry in item.fields]
-            out += ["};"]
+        out.append(f"static const struct kq_wire_field {struct}_fields[] = {{")
+        out += [field_row(message, item, entry) for entry in item.fields] or ["    {0},"]
+        out += ["};"]
         values = ", ".join(defaults(message, item)) or "0"
         out.append(f"static const struct {struct} {struct}_defaults = {{{values}}};")
         sizes = [minimum(message, item, version) for version in range(lowest, highest + 1)]
@@ -346,8 +345,7 @@ def tables(message):
     for item in message.items:
         struct = message.struct(item)
         tagged = sum(entry.tag >= 0 for entry in item.fields)
-        fields = f"{struct}_fields" if item.fields else "NULL"
-        out.append(f"    {{{fields}, &{struct}_defaults, {struct}_minimum, sizeof(struct {struct}), "
+        out.append(f"    {{{struct}_fields, &{struct}_defaults, {struct}_minimum, sizeof(struct {struct}), "
                    f"{len(item.fields) - tagged}, {tagged}}},")
     out += ["};",
             f"const struct kq_wire_schema {message.c_name}_schema = {{",

@@ -65,10 +65,13 @@ static inline bool show_value(const struct kq_wire_schema *schema, uint8_t type,
         show_hex(value, 16, ret);
         return memcmp(value, (uint8_t[16]){0}, 16) != 0;
     case KQ_WIRE_STRING:
-        if (string->length < 0)
+        if (string->length < 0) {
             kq_buf_append_string(ret, "null");
-        else
-            kq_buf_printf(ret, "\"%.*s\"", string->length, string->length ? string->data : "");
+            return true;
+        }
+        kq_buf_append_string(ret, "\"");
+        kq_buf_append(ret, string->data, (size_t)string->length);
+        kq_buf_append_string(ret, "\"");
         return string->length != 0;
     case KQ_WIRE_BYTES:
         show_hex(bytes->data, bytes->length, ret);
