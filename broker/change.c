@@ -521,9 +521,9 @@ static void apply_config(struct kq_topic *topic, const struct kq_topic_config *c
 static int alter_locked(struct kq_topic *topic, const struct kq_topic_alteration *alteration,
                         struct kq_topic_refusal *ret_refusal)
 {
-    struct kq_topic_setting *settings;
+    struct kq_topic_setting *settings = NULL;
     struct kq_topic_config config;
-    size_t count;
+    size_t count = 0;
     int r = changed_settings(topic, alteration, &settings, &count, &config, ret_refusal);
     if (r < 0)
         return r;

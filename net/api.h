@@ -49,3 +49,19 @@ enum kq_handled kq_api_offset_for_leader_epoch(struct kq_request *request);
 enum kq_handled kq_api_metadata(struct kq_request *request);
 enum kq_handled kq_api_describe_cluster(struct kq_request *request);
 enum kq_handled kq_api_describe_topic_partitions(struct kq_request *request);
+/* api_topics.c */
+enum kq_handled kq_api_create_topics(struct kq_request *request);
+enum kq_handled kq_api_delete_topics(struct kq_request *request);
+enum kq_handled kq_api_create_partitions(struct kq_request *request);
+enum kq_handled kq_api_delete_records(struct kq_request *request);
+/* api_configs.c */
+enum kq_handled kq_api_describe_configs(struct kq_request *request);
+enum kq_handled kq_api_alter_configs(struct kq_request *request);
+enum kq_handled kq_api_incremental_alter_configs(struct kq_request *request);
+/* api_cluster.c */
+enum kq_handled kq_api_describe_log_dirs(struct kq_request *request);
+enum kq_handled kq_api_elect_leaders(struct kq_request *request);
+enum kq_handled kq_api_alter_partition_reassignments(struct kq_request *request);
+enum kq_handled kq_api_list_partition_reassignments(struct kq_request *request);
+enum kq_handled kq_api_update_features(struct kq_request *request);
+enum kq_handled kq_api_list_config_resources(struct kq_request *request);
