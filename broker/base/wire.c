@@ -180,7 +180,10 @@ static size_t form_varint(uint64_t value, uint8_t ret[10])
 void kq_wire_write_uvarint(struct kq_wire_writer *writer, uint32_t value)
 {
     uint8_t bytes[10];
-    kq_wire_write_raw(writer, bytes, form_varint(value, bytes));
+    if (kq_likely(value < 0x80))
+        kq_wire_write_int8(writer, (int8_t)value);
+    else
+        kq_wire_write_raw(writer, bytes, form_varint(value, bytes));
 }
 
 void kq_wire_write_varint(struct kq_wire_writer *writer, int32_t value)
