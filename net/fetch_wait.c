@@ -87,6 +87,7 @@ static enum kq_handled conclude(struct kq_fetch *fetch)
     }
     if (atomic_load_explicit(&fetch->news, memory_order_acquire) != 0)
         return KQ_HANDLED_PARKED;
+    fetch->request->cancel = NULL;
     for (int32_t i = 0; i < fetch->count; i++)
         kq_fetch_refresh(&fetch->parts[i]);
     return KQ_HANDLED_NOW;
