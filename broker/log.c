@@ -419,19 +419,15 @@ static void publish(struct kq_log *log, struct kq_segment *segment,
                               memory_order_release);
 }
 
-/* Who had each of the last appends synced before the next will want that for this one too: the disk
+/* Who asked for a sync of each of the last appends before the next will ask for one of this too: it
  * begins while the writer is told that it has written, and asks. */
-static int start_writing(struct kq_log *log, const struct kq_segment *segment,
-                         const struct kq_batch_header *header)
+static void expect_sync(struct kq_log *log)
 {
-    int r = 0;
-    if (atomic_load_explicit(&log->recovery_point, memory_order_relaxed) != header->base_offset)
+    if (atomic_load_explicit(&log->recovery_point, memory_order_relaxed) != log->end ||
+        atomic_load_explicit(&log->sync_asked, memory_order_relaxed) != log->end)
         log->synced_in_a_row = 0;
     else if (log->synced_in_a_row < SYNCED_IN_A_ROW)
         log->synced_in_a_row++;
-    else
-        r = kq_io_start_write(segment->file->fd, segment->size, header->size);
-    return r < 0 ? kq_log_fail(log, r) : 0;
 }
 
 static int append_locked(struct kq_log *log, const struct kq_log_append *append,
@@ -446,14 +442,13 @@ static int append_locked(struct kq_log *log, const struct kq_log_append *append,
     header->base_offset = log->end;
     kq_batch_patch(append->bytes, header->base_offset, 0);
     r = kq_io_pwrite(segment->file->fd, append->bytes, append->length, segment->size);
-    if (r == 0)
-        r = start_writing(log, segment, header);
     if (r < 0) {
         segment->torn = true;
         repair_tail(log, segment);
         return r;
     }
     log->reserved = kq_max64(0, log->reserved - append->unreserve);
+    expect_sync(log);
     publish(log, segment, append, header);
     if (log->unsynced_since_ms == 0)
         log->unsynced_since_ms = kq_clock_wall_ms();
@@ -471,10 +466,11 @@ int kq_log_append(struct kq_log *log, const struct kq_log_append *append,
     pthread_mutex_lock(&log->lock);
     int r = append_locked(log, append, &header);
     int64_t unsynced = log->appended - atomic_load_explicit(&log->synced, memory_order_relaxed);
+    bool expected = log->synced_in_a_row == SYNCED_IN_A_ROW;
     pthread_mutex_unlock(&log->lock);
     if (r < 0)
         return r;
-    if (kq_unlikely(unsynced > log->shared->trail_bytes / 2))
+    if (kq_unlikely(expected || unsynced > log->shared->trail_bytes / 2))
         kq_log_start_sync(log);
     *ret = (struct kq_log_appended){
         .base_offset = header.base_offset,

@@ -24,7 +24,7 @@ struct kq_log {
     int64_t reserved;
     bool cannot_reserve;       /* the file system has no fallocate(2) */
     int64_t unsynced_messages; /* for flush_messages */
-    int synced_in_a_row;       /* appends in a row before each of which all was synced */
+    int synced_in_a_row;       /* appends, the last ones, each of which a sync was asked for */
     int64_t unsynced_since_ms; /* for flush_ms: wall clock of the first; 0: none */
     int64_t trimmed;           /* `appended` when the log was trimmed last */
 
@@ -33,6 +33,7 @@ struct kq_log {
     size_t segment_count, segment_capacity;
 
     _Atomic int64_t start, end, recovery_point;
+    _Atomic int64_t sync_asked;       /* the end when somebody asked for a sync last */
     _Atomic int64_t bytes;            /* of all segments */
     _Atomic int64_t appended, synced; /* bytes since the log was opened */
     _Atomic int64_t max_batch_bytes;
@@ -86,9 +87,6 @@ struct kq_segment *kq_log_first_segment(struct kq_log *log);
 /* Lists, checks and repairs what is on disk; fills segments, start, end. (recover.c) */
 int kq_log_recover(struct kq_log *log, const struct kq_log_checkpoint *checkpoint,
                    struct kq_log_recovery *ret);
-
-/* The disk did not take what was written: nothing is appended any more. Returns ERROR. (sync.c) */
-int kq_log_fail(struct kq_log *log, int error);
 
 /* A sync in the background, if none is under way. (sync.c) */
 void kq_log_start_sync(struct kq_log *log);

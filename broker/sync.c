@@ -10,7 +10,7 @@
 
 #define ROUNDS 16 /* before other logs get their turn on this thread */
 
-int kq_log_fail(struct kq_log *log, int error)
+static int fail(struct kq_log *log, int error)
 {
     if (!atomic_exchange(&log->failed, true))
         kq_diag(LOG_ERR,
@@ -51,7 +51,7 @@ static int sync_segment(struct kq_log *log, struct kq_segment *segment)
     r = kq_io_datasync(fd);
     kq_file_done(segment->file);
     if (r < 0)
-        return kq_log_fail(log, r);
+        return fail(log, r);
     sync_index(log, &segment->times);
     sync_index(log, &segment->offsets);
     sync_index(log, &segment->texts);
@@ -65,7 +65,7 @@ static int sync_directory(struct kq_log *log)
     if (fd < 0)
         return fd;
     int r = kq_io_sync_dir(fd);
-    return r < 0 ? kq_log_fail(log, r) : 0;
+    return r < 0 ? fail(log, r) : 0;
 }
 
 /* A file whose bytes are all on disk may be closed. */
@@ -197,6 +197,7 @@ void kq_log_run_sync(struct kq_job *job)
 int kq_log_sync(struct kq_log *log, struct kq_sync *sync)
 {
     int64_t end = atomic_load_explicit(&log->end, memory_order_acquire);
+    atomic_store_explicit(&log->sync_asked, end, memory_order_relaxed);
     if (atomic_load_explicit(&log->recovery_point, memory_order_acquire) >= end)
         return KQ_READY;
     sync->offset = end;

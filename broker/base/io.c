@@ -92,15 +92,6 @@ int kq_io_pwritev(int fd, struct iovec *parts, int count, int64_t position)
     return 0;
 }
 
-int kq_io_start_write(int fd, int64_t position, int64_t length)
-{
-    if (kq_fault(KQ_FAULT_SYNC))
-        return -errno;
-    if (sync_file_range(fd, position, length, SYNC_FILE_RANGE_WRITE) == 0)
-        return 0;
-    return errno == EIO || errno == ENOSPC || errno == EDQUOT ? -errno : 0;
-}
-
 int kq_io_datasync(int fd)
 {
     if (kq_fault(KQ_FAULT_SYNC))

@@ -28,11 +28,6 @@ ssize_t kq_io_pread_cached(int fd, void *bytes, size_t length, int64_t position)
 int kq_io_pwrite(int fd, const void *bytes, size_t length, int64_t position);
 int kq_io_pwritev(int fd, struct iovec *parts, int count, int64_t position); /* changes PARTS */
 
-/* Lets the disk begin with what was written to [position, position + length), without waiting for
- * it; promises nothing, a sync is still due. -EIO, -ENOSPC, -EDQUOT: what was written is lost, as
- * when a sync says so. */
-int kq_io_start_write(int fd, int64_t position, int64_t length);
-
 int kq_io_datasync(int fd);
 int kq_io_sync(int fd);
 int kq_io_truncate(int fd, int64_t length);
