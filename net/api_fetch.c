@@ -17,7 +17,6 @@
 #define FIRST_WITH_IDS 13
 #define FIRST_WITH_REPLICA_STATE 15
 #define FIRST_WITH_ZSTD 10
-#define FIRST_WITH_ENDPOINTS 16
 #define READ_COMMITTED 1
 
 static void release(struct kq_request *request)

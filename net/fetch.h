@@ -35,6 +35,7 @@ struct kq_fetch {
     int64_t max_bytes, min_bytes;
     int64_t bytes;                /* of all extents */
     bool due;                     /* nothing further is waited for */
+    bool fenced;                  /* an answer names the leader */
     struct kq_fetch_part *unread; /* to be read, in this order */
     struct kq_fetch_part *read;   /* to be waited for */
 

@@ -9,6 +9,7 @@
 #include "net/fetch.h"
 
 #define FIRST_WITH_STORAGE_ERROR 6
+#define FIRST_WITH_ENDPOINTS 16
 
 /* What is read before it takes the place of what the part had. */
 struct reading {
@@ -54,14 +55,18 @@ void kq_fetch_refresh(struct kq_fetch_part *part)
 
 /* --- Epochs --- */
 
-/* KIP-951: where the leader is that the client does not know. */
-static void name_leader(struct kq_fetch_part *part)
+/* Does the client believe in the leader that there is? Else it is told which that is (KIP-951). */
+static int16_t check_leader(struct kq_fetch_part *part)
 {
     struct kq_request *request = part->fetch->request;
-    if (request->version < 16)
-        return;
-    part->answer->current_leader.leader_id = kq_broker_node_id(request->broker);
-    part->answer->current_leader.leader_epoch = kq_leader_epoch(part->access.partition);
+    struct kq_partition *partition = part->access.partition;
+    int16_t error = kq_topics_fence(partition, part->asked->current_leader_epoch);
+    if (error == KQ_ERROR_FENCED_LEADER_EPOCH && request->version >= FIRST_WITH_ENDPOINTS) {
+        part->answer->current_leader.leader_id = kq_broker_node_id(request->broker);
+        part->answer->current_leader.leader_epoch = kq_leader_epoch(partition);
+        part->fetch->fenced = true;
+    }
+    return error;
 }
 
 /* Has the client read what this log does not have? Sets the answer's diverging epoch. */
@@ -236,27 +241,30 @@ static int read_part(struct kq_fetch_part *part, bool may_block)
     return r;
 }
 
+/* The client is told from where on it has read what is not there. */
+static int16_t answer_diverging(struct kq_fetch_part *part)
+{
+    drop_records(part);
+    kq_fetch_refresh(part);
+    part->fetch->due = true;
+    return part->asked->fetch_offset < part->answer->log_start_offset ? KQ_ERROR_OFFSET_OUT_OF_RANGE
+                                                                      : KQ_ERROR_NONE;
+}
+
 int kq_fetch_read(struct kq_fetch_part *part, bool may_block)
 {
     bool diverges = false;
-    int16_t error = kq_topics_fence(part->access.partition, part->asked->current_leader_epoch);
-    if (error) {
-        name_leader(part);
-    } else {
+    int16_t error = check_leader(part);
+    if (!error)
         error = find_divergence(part, &diverges);
-    }
     if (diverges) {
-        drop_records(part);
-        kq_fetch_refresh(part);
-        part->fetch->due = true;
-        if (part->answer->log_start_offset > part->asked->fetch_offset)
-            error = KQ_ERROR_OFFSET_OUT_OF_RANGE;
-    }
-    if (!error && !diverges) {
+        error = answer_diverging(part);
+    } else if (!error) {
         int r = read_part(part, may_block);
         if (r == KQ_WOULD_BLOCK)
             return r;
-        error = r ? error_of(part, r) : KQ_ERROR_NONE;
+        if (r != 0)
+            error = error_of(part, r);
     }
     if (error)
         kq_fetch_refuse(part, error);

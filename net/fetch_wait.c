@@ -12,6 +12,7 @@
 
 #include "net/errmap.h"
 #include "net/fetch.h"
+#include "net/internal.h"
 
 #define POSTED 1u
 #define ARMED 2u
@@ -72,6 +73,21 @@ void kq_fetch_prepare(struct kq_fetch *fetch)
     fetch->request->cancel = cancel;
 }
 
+/* Where the leader is that an answer names. Without it the client asks for metadata. */
+static void add_endpoint(struct kq_fetch *fetch)
+{
+    struct kq_request *request = fetch->request;
+    struct kq_fetch_response *response = request->response;
+    struct kq_fetch_response_node_endpoint *endpoint =
+        kq_fetch_response_node_endpoint_array(&request->arena, 1);
+    if (!endpoint ||
+        kq_conn_advertised(request->conn, &request->arena, &endpoint->host, &endpoint->port) < 0)
+        return;
+    endpoint->node_id = kq_broker_node_id(request->broker);
+    response->node_endpoints = endpoint;
+    response->node_endpoints_count = 1;
+}
+
 /* Nothing further is waited for: the response, or the wait for wakes that are on their way. */
 static enum kq_handled conclude(struct kq_fetch *fetch)
 {
@@ -90,6 +106,8 @@ static enum kq_handled conclude(struct kq_fetch *fetch)
     fetch->request->cancel = NULL;
     for (int32_t i = 0; i < fetch->count; i++)
         kq_fetch_refresh(&fetch->parts[i]);
+    if (fetch->fenced)
+        add_endpoint(fetch);
     return KQ_HANDLED_NOW;
 }
 
