@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
@@ -45,6 +46,13 @@ static int64_t default_max_queued(void)
 {
     int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     return kq_max64(INT64_C(256) << 20, kq_min64(memory / 8, INT64_C(8) << 30));
+}
+
+static int64_t default_umask(void)
+{
+    mode_t mask = umask(0);
+    umask(mask);
+    return mask;
 }
 
 #define AT(member) offsetof(struct kq_config, member)
@@ -130,6 +138,14 @@ static const struct kq_setting settings[] = {
      DAY_MS * 365, 30000, NULL, "MS", "from the first byte of a request to its last", false},
     {"net", "drain.timeout.ms", 0, KQ_SETTING_NUMBER, AT(drain_timeout_ms), 0, DAY_MS, 5000, NULL,
      "MS", "for what is under way when a client or the broker ends", false},
+    {"net", "fetch.max.bytes", 0, KQ_SETTING_NUMBER, AT(fetch_max_bytes), 1024, INT32_MAX,
+     INT64_C(55) << 20, NULL, "BYTES", "of one Fetch response, whatever the client allows", false},
+    {"net", "max.request.partition.size.limit", 0, KQ_SETTING_NUMBER, AT(max_described_partitions),
+     1, INT32_MAX, 2000, NULL, "N", "partitions in one DescribeTopicPartitions response", false},
+    {"net", "auto.create.topics.enable", 0, KQ_SETTING_FLAG, AT(auto_create_topics), 0, 1, 1, NULL,
+     NULL, "a topic is made when a client first asks for it", false},
+    {"net", "create.umask", 0, KQ_SETTING_MODE, AT(umask), 0, 0777, 0, default_umask, "MODE",
+     "of topics that clients make, as umask(1)", false},
 };
 
 #define SETTING_COUNT kq_array_size(settings)
@@ -169,7 +185,7 @@ static int default_data(char **ret)
 static void set_default(struct kq_config *config, const struct kq_setting *row)
 {
     char *at = (char *)config + row->offset;
-    if (row->type == KQ_SETTING_NUMBER)
+    if (row->type == KQ_SETTING_NUMBER || row->type == KQ_SETTING_MODE)
         *(int64_t *)at = row->compute ? row->compute() : row->fallback;
     else if (row->type == KQ_SETTING_FLAG)
         *(bool *)at = row->fallback != 0;
@@ -232,9 +248,13 @@ static int parse_number(const struct kq_setting *row, const char *where, const c
 {
     char *end;
     errno = 0;
-    long long number = strtoll(value, &end, 10);
+    bool octal = row->type == KQ_SETTING_MODE;
+    long long number = strtoll(value, &end, octal ? 8 : 10);
     /* strtoll takes leading blanks and a plus sign; a configuration file should not. */
     bool digits = (value[0] >= '0' && value[0] <= '9') || value[0] == '-';
+    if (octal && (!digits || *end || errno || number < row->least || number > row->most))
+        return complain(where, row->name, "`%.64s` is not an octal number up to %llo", value,
+                        (long long)row->most);
     if (!digits || *end || errno || number < row->least || number > row->most)
         return complain(where, row->name, "`%.64s` is not a whole number from %lld to %lld", value,
                         (long long)row->least, (long long)row->most);
@@ -353,7 +373,8 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
     char *at = (char *)config + row->offset;
     size_t index = (size_t)(row - settings);
     int r = 0;
-    if (row->type == KQ_SETTING_NUMBER)
+    bool is_number = row->type == KQ_SETTING_NUMBER || row->type == KQ_SETTING_MODE;
+    if (is_number)
         r = parse_number(row, where, value, &number);
     else if (row->type == KQ_SETTING_FLAG)
         r = parse_flag(row, where, value, &flag);
@@ -369,7 +390,7 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
         return kq_config_set_mount_options(config, origin, where, line, value);
     if (!wins)
         return 0;
-    if (row->type == KQ_SETTING_NUMBER) {
+    if (is_number) {
         *(int64_t *)at = number;
     } else if (row->type == KQ_SETTING_FLAG) {
         *(bool *)at = flag;
@@ -495,26 +516,40 @@ static int format_line(const struct kq_config *config, const char *name, const s
                          (int)second->length, (char *)second->data);
 }
 
-static int format_row(const struct kq_config *config, size_t index, struct kq_buf *ret)
+int kq_config_value(const struct kq_config *config, size_t index, struct kq_buf *ret,
+                    bool *ret_default)
 {
     const struct kq_setting *row = &settings[index];
     const char *at = (const char *)config + row->offset;
-    kq_autobuf struct kq_buf value = {0};
-    int r;
-    if (row->type == KQ_SETTING_NUMBER) {
-        r = kq_buf_printf(&value, "%lld", (long long)*(const int64_t *)at);
-    } else if (row->type == KQ_SETTING_FLAG) {
-        r = kq_buf_append_string(&value, *(const bool *)at ? "true" : "false");
-    } else {
-        const char *text = *(char *const *)at;
-        if (!text) /* a path that is not set has no value to show */
-            return 0;
-        if (row->type == KQ_SETTING_WORD || row->type == KQ_SETTING_LIST)
-            r = kq_buf_append_string(&value, text);
-        else
-            r = kq_octal_append(&value, text,
-                                row->type == KQ_SETTING_PATH ? KQ_OCTAL_PATH : KQ_OCTAL_OPTION);
+    if (ret_default)
+        *ret_default = config->sources[index].origin == KQ_ORIGIN_DEFAULT;
+    switch (row->type) {
+    case KQ_SETTING_NUMBER:
+        return kq_buf_printf(ret, "%lld", (long long)*(const int64_t *)at);
+    case KQ_SETTING_MODE:
+        return kq_buf_printf(ret, "%03llo", (long long)*(const int64_t *)at);
+    case KQ_SETTING_FLAG:
+        return kq_buf_append_string(ret, *(const bool *)at ? "true" : "false");
+    default:
+        break;
     }
+    const char *text = *(char *const *)at;
+    return text ? kq_buf_append_string(ret, text) : 0;
+}
+
+/* As it stands in a file; nothing for a path that is not set. */
+static int format_row(const struct kq_config *config, size_t index, struct kq_buf *ret)
+{
+    const struct kq_setting *row = &settings[index];
+    kq_autobuf struct kq_buf value = {0};
+    bool escaped = row->type == KQ_SETTING_PATH || row->type == KQ_SETTING_MOUNT;
+    const char *text = escaped ? *(char *const *)((const char *)config + row->offset) : NULL;
+    if (escaped && !text)
+        return 0;
+    int r = escaped
+                ? kq_octal_append(&value, text,
+                                  row->type == KQ_SETTING_PATH ? KQ_OCTAL_PATH : KQ_OCTAL_OPTION)
+                : kq_config_value(config, index, &value, NULL);
     struct kq_config_source source = config->sources[index];
     if (row->type == KQ_SETTING_MOUNT)
         source.origin = config->mount_options_origin;

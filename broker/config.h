@@ -65,6 +65,10 @@ struct kq_config {
     int64_t max_idle_ms;
     int64_t request_timeout_ms;
     int64_t drain_timeout_ms;
+    int64_t fetch_max_bytes;
+    int64_t max_described_partitions;
+    bool auto_create_topics;
+    int64_t umask; /* of topics that are made over the wire */
     /* [topic] */
     struct kq_topic_config topic;
 
@@ -77,6 +81,7 @@ struct kq_config {
 
 enum kq_setting_type {
     KQ_SETTING_NUMBER, /* int64_t */
+    KQ_SETTING_MODE,   /* int64_t, written in octal */
     KQ_SETTING_FLAG,   /* bool: true, false */
     KQ_SETTING_PATH,   /* char *, made absolute */
     KQ_SETTING_MOUNT,  /* char *: options for libfuse, checked one by one */
@@ -133,6 +138,11 @@ int kq_config_read_file(struct kq_config *config, const char *path);
 
 /* As kq_config_read_file, with the file's LENGTH bytes at hand; PATH for reports only. */
 int kq_config_parse(struct kq_config *config, const char *path, const char *bytes, size_t length);
+
+/* The value of row INDEX, as it is written, appended to RET; nothing where it is not set. Where
+ * RET_DEFAULT is not NULL, it is set to whether nobody has set it. -ENOMEM. */
+int kq_config_value(const struct kq_config *config, size_t index, struct kq_buf *ret,
+                    bool *ret_default);
 
 /* All settings as a file that kq_config_read_file takes with the same result, each with a comment
  * on where it came from; appended to RET. A value too long for a line of such a file (a path from

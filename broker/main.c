@@ -111,7 +111,37 @@ static int mount_fs(struct kq_broker *broker, struct kq_config *config, const ch
     return kq_fs_mount(broker, &options, ret);
 }
 
-static int bind_listeners(const struct kq_config *config, struct kq_server **ret)
+static int value_of(const struct kq_config *config, size_t index, struct kq_buf *ret,
+                    bool *ret_default)
+{
+    int r = kq_config_value(config, index, ret, ret_default);
+    return r < 0 ? r : kq_buf_append(ret, "", 1);
+}
+
+/* A setting that does not fit into memory is left out. */
+static void each_setting(void *setting_context,
+                         void (*take)(void *context, const struct kq_server_setting *setting),
+                         void *context)
+{
+    const struct kq_setting *row;
+    struct kq_config *fresh;
+    if (kq_config_new(&fresh) < 0)
+        return;
+    for (size_t i = 0; (row = kq_setting_row(i)); i++) {
+        kq_autobuf struct kq_buf value = {0}, fallback = {0};
+        struct kq_server_setting setting = {.name = row->name,
+                                            .is_number = row->type == KQ_SETTING_NUMBER};
+        if (!row->section || value_of(setting_context, i, &value, &setting.is_default) < 0 ||
+            value_of(fresh, i, &fallback, NULL) < 0)
+            continue;
+        setting.value = (const char *)value.data;
+        setting.fallback = (const char *)fallback.data;
+        take(context, &setting);
+    }
+    kq_config_free(fresh);
+}
+
+static int bind_listeners(struct kq_config *config, struct kq_server **ret)
 {
     struct kq_server_options options = {
         .listen = config->listen,
@@ -130,6 +160,12 @@ static int bind_listeners(const struct kq_config *config, struct kq_server **ret
         .idle_ms = config->max_idle_ms,
         .request_ms = config->request_timeout_ms,
         .drain_ms = config->drain_timeout_ms,
+        .fetch_max_bytes = (int32_t)config->fetch_max_bytes,
+        .max_described_partitions = (int32_t)config->max_described_partitions,
+        .auto_create_topics = config->auto_create_topics,
+        .umask = (unsigned)config->umask,
+        .each_setting = each_setting,
+        .setting_context = config,
     };
     return config->listen[0] ? kq_server_new(&options, ret) : 0;
 }

@@ -345,6 +345,32 @@ int kq_conn_start_consume_fd(struct kq_shard *shard, struct kq_listener *listene
     return 0;
 }
 
+/* One who came by a unix socket has its own way to connect and needs any name at all. */
+static void advertise_unix(const struct kq_conn *conn, struct kq_host_port *ret)
+{
+    *ret = (struct kq_host_port){.host = "localhost", .port = 9092};
+}
+
+int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *ret_host,
+                       int32_t *ret_port)
+{
+    struct kq_host_port own = conn->listener->address.advertised;
+    struct sockaddr_storage local;
+    socklen_t length = sizeof(local);
+    if (!own.host[0] && conn->listener->address.is_unix)
+        advertise_unix(conn, &own);
+    else if (!own.host[0] &&
+             (getsockname(conn->transport.fd, (struct sockaddr *)&local, &length) < 0 ||
+              !kq_address_format(&local, &own)))
+        return -ENOTCONN;
+    char *host = kq_arena_string(arena, own.host, strlen(own.host));
+    if (!host)
+        return -ENOMEM;
+    *ret_host = kq_str_of(host);
+    *ret_port = own.port;
+    return 0;
+}
+
 void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret)
 {
     *ret = (struct kq_caller){.uid = geteuid(), .gid = getegid(), .principal = "User:ANONYMOUS"};

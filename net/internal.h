@@ -111,6 +111,11 @@ void kq_conn_watch_deadline(struct kq_conn *conn);
 /* Who asks on it; pointers valid as long as the connection. */
 void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret);
 
+/* Where the client is to connect to reach this broker: what its listener advertises, else the local
+ * address of this connection. HOST is in ARENA. 0; -ENOMEM; -ENOTCONN. */
+int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *ret_host,
+                       int32_t *ret_port);
+
 /* Queues the response of REQUEST. -ENOMEM, -EINVAL (a value that the version cannot hold). */
 int kq_conn_respond(struct kq_conn *conn, struct kq_request *request);
 
