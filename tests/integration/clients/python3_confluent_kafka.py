@@ -25,6 +25,7 @@ class Client:
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap
         self.consumer = None
+        self.admin = None
 
     def _send(self, config, topic, partition, messages, timeout):
         """Each delivered message's offset, or the exception of the first that failed."""
@@ -131,7 +132,10 @@ class Client:
         consumer.close()
 
     def _admin(self):
-        return AdminClient({"bootstrap.servers": self.bootstrap})
+        # One for all: what it is asked for ends with it.
+        if not self.admin:
+            self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        return self.admin
 
     def create(self, topic, partitions, config):
         results(self._admin().create_topics([NewTopic(topic, partitions, 1, config=config)]))

@@ -341,11 +341,18 @@ def topics(bench):
                  if n[0] == "p") == ["p0", "p1", "p2"], "the mount shows the topic")
     equal(getfattr(bench.path(""), "retention.ms"), "3600000")
     driver.refused(["exist"], "create", topic=bench.topic, partitions=3, config={})
-    driver.ask("add_partitions", topic=bench.topic, count=5)
-    check(os.path.exists(bench.path("p4")), "the mount shows the new partition")
     check(bench.topic in driver.ask("topics")["topics"], "the topic is listed")
     driver.ask("delete", topic=bench.topic)
     until(lambda: not os.path.exists(bench.path("")), "the topic to go")
+
+
+def more_partitions(bench):
+    bench.make(2)
+    driver = bench.driver()
+    driver.ask("add_partitions", topic=bench.topic, count=5)
+    check(os.path.exists(bench.path("p4")), "the mount shows the new partitions")
+    driver.refused(["invalidpartitions", "37", "partitions"], "add_partitions", topic=bench.topic,
+                   count=4)
 
 
 def configurations(bench):
@@ -357,7 +364,7 @@ def configurations(bench):
     config = driver.ask("describe", topic=bench.topic)["config"]
     equal((config["retention.ms"], config["segment.bytes"]), ("7200000", "1048576"))
     check("cleanup.policy" in config and "max.message.bytes" in config, sorted(config))
-    driver.refused(["invalid", "config"], "alter", topic=bench.topic,
+    driver.refused(["invalid", "config", "wholenumber"], "alter", topic=bench.topic,
                    config={"retention.ms": "soon"})
 
 
@@ -431,6 +438,6 @@ ALL = [
     keys_headers_and_timestamps, idempotent_producer, message_of_1_mib,
     consume_from_earliest, consume_from_latest, consume_from_offset, consume_from_time,
     group_of_three, static_membership, commits_and_resets,
-    topics, configurations, delete_records, groups,
+    topics, more_partitions, configurations, delete_records, groups,
     unknown_topic, too_large, killed_with(False), killed_with(True),
 ]
