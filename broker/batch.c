@@ -417,6 +417,44 @@ static int make_room(struct kq_batch_builder *builder, size_t length, uint8_t **
     return r;
 }
 
+/* What lies before the value of most lines: attributes and a timestamp of one byte, no key, and two
+ * bytes each for the other numbers. */
+#define COMMON_BYTES 9
+#define TWO_BYTES_LEAST 64
+#define TWO_BYTES_MOST 8191
+
+static inline bool is_common(size_t piece, int64_t count, size_t fixed_size)
+{
+    return piece - TWO_BYTES_LEAST <= TWO_BYTES_MOST - COMMON_BYTES - TWO_BYTES_LEAST &&
+           (uint64_t)count - TWO_BYTES_LEAST <= TWO_BYTES_MOST - TWO_BYTES_LEAST && fixed_size == 2;
+}
+
+/* NUMBER, from TWO_BYTES_LEAST to TWO_BYTES_MOST, as its two bytes in the order of memory. */
+static inline uint64_t two_bytes(uint64_t number)
+{
+    return (number << 1 & 0x7f) | 0x80 | number >> 6 << 8;
+}
+
+static inline uint8_t *put_common(uint8_t *at, size_t piece, int64_t count, uint8_t timestamp)
+{
+    uint64_t length = two_bytes(piece);
+    kq_store_le64(at, two_bytes(piece + COMMON_BYTES - 1) | (uint64_t)timestamp << 24 |
+                          two_bytes((uint64_t)count) << 32 | UINT64_C(1) << 48 | length << 56);
+    at[8] = (uint8_t)(length >> 8);
+    return at + COMMON_BYTES;
+}
+
+static inline uint8_t *put_any(uint8_t *at, size_t piece, int64_t count, const uint8_t fixed[12],
+                               size_t fixed_size)
+{
+    uint64_t raw_piece = (uint64_t)piece << 1, raw_count = (uint64_t)count << 1;
+    at = put_raw(at, (fixed_size + raw_size(raw_count) + raw_size(raw_piece) + 2 + piece) << 1);
+    memcpy(at, fixed, 12);
+    at = put_raw(at + fixed_size, raw_count);
+    *at++ = 1; /* key length -1: null */
+    return put_raw(at, raw_piece);
+}
+
 int kq_batch_add_lines(struct kq_batch_builder *builder, int64_t timestamp, const uint8_t *bytes,
                        size_t length, uint8_t delimiter, size_t max_value)
 {
@@ -444,12 +482,10 @@ int kq_batch_add_lines(struct kq_batch_builder *builder, int64_t timestamp, cons
                 return r;
             room = builder->out->data + builder->out->capacity;
         }
-        uint64_t raw_piece = (uint64_t)piece << 1, raw_count = (uint64_t)count++ << 1;
-        at = put_raw(at, (fixed_size + raw_size(raw_count) + raw_size(raw_piece) + 2 + piece) << 1);
-        memcpy(at, fixed, sizeof(fixed));
-        at = put_raw(at + fixed_size, raw_count);
-        *at++ = 1; /* key length -1: null */
-        at = put_raw(at, raw_piece);
+        at = kq_likely(is_common(piece, count, fixed_size))
+                 ? put_common(at, piece, count, fixed[1])
+                 : put_any(at, piece, count, fixed, fixed_size);
+        count++;
         if (piece <= COPY_BLOCKS_UP_TO && (size_t)(end - bytes) >= piece + COPY_AHEAD)
             at = copy_in_blocks(at, bytes, piece);
         else

@@ -353,6 +353,50 @@ static void lines_of_any_length_become_records(void **state)
     }
 }
 
+static size_t add_line(uint8_t *text, size_t at, size_t length)
+{
+    memset(text + at, 'a' + (int)(length % 26), length);
+    text[at + length] = '\n';
+    return at + length + 1;
+}
+
+/* Byte for byte what kq_batch_add makes of each line. */
+static void check_as_if_one_by_one(const struct kq_buf *batch, const uint8_t *text, size_t length)
+{
+    kq_autobuf struct kq_buf out = {0};
+    struct kq_batch_builder builder;
+    assert_int_equal(kq_batch_begin(&builder, &out, 0), 0);
+    for (const uint8_t *end; length > 0; length -= (size_t)(end + 1 - text), text = end + 1) {
+        end = memchr(text, '\n', length);
+        assert_int_equal(
+            kq_batch_add(&builder, KNOWN_MS, NULL, -1, text, (int32_t)(end - text), NULL, 0, 0), 0);
+    }
+    kq_batch_finish(&builder);
+    assert_int_equal(batch->length, out.length);
+    assert_memory_equal(batch->data, out.data, out.length);
+}
+
+/* A number takes a byte more from 64 on, and from 8192. */
+static void lines_whose_numbers_take_a_byte_more_become_records(void **state)
+{
+    static const size_t lengths[] = {62,   63,   64,   65,   8181, 8182, 8183,
+                                     8184, 8185, 8189, 8190, 8191, 8192, 8193};
+    static uint8_t text[1 << 20];
+    size_t length = 0;
+    for (int i = 0; i < 62; i++)
+        length = add_line(text, length, 100);
+    for (size_t i = 0; i < kq_array_size(lengths); i++)
+        length = add_line(text, length, lengths[i]);
+    for (int i = 0; i < 8192; i++)
+        length = add_line(text, length, 64 + (size_t)i % 40);
+    kq_autobuf struct kq_buf out = {0};
+    struct kq_batch_builder builder;
+    assert_int_equal(kq_batch_begin(&builder, &out, 0), 0);
+    assert_int_equal(kq_batch_add_lines(&builder, KNOWN_MS, text, length, '\n', LIMIT), 0);
+    kq_batch_finish(&builder);
+    check_as_if_one_by_one(&out, text, length);
+}
+
 static void a_line_above_the_limit_is_refused(void **state)
 {
     kq_autobuf struct kq_buf out = {0};
@@ -411,6 +455,7 @@ int main(void)
         cmocka_unit_test(compressed_batches_read_as_plain_ones),
         cmocka_unit_test(varints_read_back_and_have_their_bounds),
         cmocka_unit_test(lines_of_any_length_become_records),
+        cmocka_unit_test(lines_whose_numbers_take_a_byte_more_become_records),
         cmocka_unit_test(a_line_above_the_limit_is_refused),
         cmocka_unit_test(timestamps_too_far_apart_are_refused),
         cmocka_unit_test(no_memory_leaves_the_batch_as_it_was),
