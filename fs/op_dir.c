@@ -193,6 +193,7 @@ static int fill(fuse_req_t req, const struct readdir *args, bool may_block, char
 
 static int try_readdir(fuse_req_t req, const struct readdir *args, bool may_block)
 {
+    struct kq_fs *fs = kq_fs_of(req); /* REQ ends with its answer */
     size_t length = 0;
     kq_autofree char *bytes = kq_alloc(args->size);
     int r = bytes ? fill(req, args, may_block, bytes, &length) : -ENOMEM;
@@ -201,7 +202,7 @@ static int try_readdir(fuse_req_t req, const struct readdir *args, bool may_bloc
     if (r != 0)
         fuse_reply_err(req, kq_fs_errno(r));
     else if (fuse_reply_buf(req, bytes, length) != 0 && args->plus)
-        forget_answer(kq_fs_of(req), bytes, length);
+        forget_answer(fs, bytes, length);
     return 0;
 }
 

@@ -36,10 +36,11 @@ static void reply(fuse_req_t req, int r)
 
 static void reply_entry(fuse_req_t req, int r, const struct fuse_entry_param *entry)
 {
+    struct kq_fs *fs = kq_fs_of(req); /* REQ ends with its answer */
     if (r != 0)
         fuse_reply_err(req, kq_fs_errno(r));
     else if (fuse_reply_entry(req, entry) != 0)
-        kq_node_forget(kq_fs_of(req)->nodes, entry->ino, 1);
+        kq_node_forget(fs->nodes, entry->ino, 1);
 }
 
 /* --- Owner and mode of what is new --- */
