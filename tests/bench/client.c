@@ -1,5 +1,6 @@
 /* The clients of the benchmarks: sequential writers and readers, and where they start. */
 #include "tests/bench/client.h"
+#include "tests/bench/tcp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -214,8 +215,19 @@ static const struct job {
     int arguments;
     int (*run)(char **arguments);
 } jobs[] = {
-    {"write", 5, job_write},     {"read", 2, job_read}, {"writers", 3, job_writers},
-    {"latency", 6, job_latency}, {"park", 2, job_park}, {"names", 3, job_names},
+    {"write", 5, job_write},
+    {"read", 2, job_read},
+    {"writers", 3, job_writers},
+    {"latency", 6, job_latency},
+    {"park", 2, job_park},
+    {"names", 3, job_names},
+    {"tcp-fetch", 7, job_tcp_fetch},
+    {"tcp-serve", 1, job_tcp_serve},
+    {"tcp-drain", 4, job_tcp_drain},
+    {"tcp-latency", 5, job_tcp_latency},
+    {"tcp-pingpong", 2, job_tcp_pingpong},
+    {"tcp-idle", 3, job_tcp_idle},
+    {"tcp-metadata", 3, job_tcp_metadata},
 };
 
 int main(int argc, char **argv)
