@@ -7,6 +7,7 @@
 
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "broker/group.h"
 
 /* --- Opening --- */
 
@@ -92,6 +93,9 @@ static void share(struct kq_broker *broker)
         .syncer = broker->syncer,
         .trail_bytes = broker->options.trail_bytes / 2,
         .max_open_files = broker->options.max_open_files,
+        .max_producers = broker->options.max_producers,
+        .producer_expiry_ms = broker->options.producer_expiry_ms,
+        .producer_ids = &broker->producer_ids,
         .synced = note_synced,
         .context = broker,
     };
@@ -111,6 +115,8 @@ static int open_data(struct kq_broker *broker, const struct kq_broker_options *o
         r = kq_datadir_begin(broker);
     if (r == 0)
         r = kq_housekeeper_start(broker);
+    if (r == 0)
+        r = kq_groups_open(broker);
     if (r < 0)
         kq_diag(LOG_ERR, "cannot start on the data in %s: %s", broker->data_dir, strerror(-r));
     return r;
@@ -258,6 +264,7 @@ static void forget_topics(struct kq_broker *broker)
 
 void kq_broker_abandon(struct kq_broker *broker)
 {
+    kq_groups_close(broker);
     kq_housekeeper_stop(broker);
     for_all(broker, close_log);
     forget_topics(broker);
@@ -266,6 +273,7 @@ void kq_broker_abandon(struct kq_broker *broker)
 
 void kq_broker_close(struct kq_broker *broker)
 {
+    kq_groups_close(broker);
     for_all(broker, end_waiters);
     kq_housekeeper_stop(broker);
     int r = kq_each_partition(broker, sync_log, NULL);

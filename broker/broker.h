@@ -17,6 +17,7 @@
 #include "broker/base/buf.h"
 #include "broker/base/err.h"
 #include "broker/extent.h"
+#include "broker/groupoptions.h"
 #include "broker/log.h"
 #include "broker/topicconfig.h"
 
@@ -33,11 +34,14 @@ struct kq_broker_options {
     int64_t retention_check_ms;            /* log.retention.check.interval.ms */
     int64_t checkpoint_ms;                 /* log.flush.offset.checkpoint.interval.ms */
     int64_t trail_bytes;                   /* the recovery point trails the end by no more */
+    int64_t producer_expiry_ms; /* producer.id.expiration.ms */
+    size_t max_producers;       /* with an id, that are known of one partition */
     unsigned max_topics;
     unsigned max_partitions; /* in all */
     unsigned max_open_files;
     unsigned sync_threads;
-    struct kq_attributes new_root; /* of the root, where the data directory is new */
+    struct kq_group_options groups; /* all zero: the defaults */
+    struct kq_attributes new_root;  /* of the root, where the data directory is new */
     struct kq_authz authz;
 };
 

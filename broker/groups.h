@@ -20,31 +20,11 @@
 #include "broker/base/err.h"
 #include "broker/base/wire.h"
 #include "broker/broker.h"
+#include "broker/groupoptions.h"
 
 struct kq_group;
 
 #define KQ_GROUPS_TOPIC "__consumer_offsets"
-
-/* The settings; Kafka's names and meanings, unless marked ours. */
-struct kq_group_options {
-    int32_t min_session_timeout_ms;     /* group.min.session.timeout.ms */
-    int32_t max_session_timeout_ms;     /* group.max.session.timeout.ms */
-    int32_t initial_rebalance_delay_ms; /* group.initial.rebalance.delay.ms */
-    int32_t max_members;                /* group.max.size: of one group */
-    int32_t max_groups;                 /* group.max.groups: ours */
-    int32_t max_protocols;              /* group.max.protocols: ours, of one member */
-    int32_t max_metadata_bytes; /* group.max.metadata.bytes: ours, what one member brings in a
-                                   JoinGroup, and what is assigned to it */
-    int32_t offset_metadata_max_bytes; /* offset.metadata.max.bytes */
-    int32_t offsets_partitions;        /* offsets.topic.num.partitions */
-    int32_t offsets_segment_bytes;     /* offsets.topic.segment.bytes */
-    int64_t offsets_retention_ms;      /* offsets.retention.minutes */
-    int64_t offsets_check_ms;          /* offsets.retention.check.interval.ms */
-    int32_t max_lag_metrics;           /* metrics.max.group.lags: ours, lines of kqfs_group_lag */
-};
-
-/* Kafka's defaults and ours. */
-void kq_group_options_defaults(struct kq_group_options *ret);
 
 /* What the coordinator answers beside 0, -errno and enum kq_condition, whose numbers these follow.
  * -EACCES, -EPERM: CALLER may not do this to the group. */
@@ -68,7 +48,6 @@ enum kq_group_result {
     KQ_GROUP_OFFSET_METADATA_LARGE,   /* OFFSET_METADATA_TOO_LARGE */
     KQ_GROUP_COMMIT_LARGE,            /* INVALID_COMMIT_OFFSET_SIZE: what is to be kept is more than
                                          one batch of __consumer_offsets may hold */
-    KQ_GROUP_UNSTABLE,                /* UNSTABLE_OFFSET_COMMIT: a transaction is open */
     KQ_GROUP_OWNED,                   /* a member, or another reader, has the partition */
 };
 
@@ -217,7 +196,7 @@ struct kq_group_description {
     int32_t member_count;
 };
 
-/* WITH_MEMBERS false: without them. 0; -ENOMEM, -E2BIG (ARENA's limit). */
+/* WITH_MEMBERS false: without them. 0; -ENOMEM (also at ARENA's limit). */
 int kq_group_describe(struct kq_group *group, bool with_members, struct kq_arena *arena,
                       struct kq_group_description *ret);
 
@@ -229,15 +208,12 @@ void kq_group_attributes_peek(struct kq_broker *broker, struct kq_group *group,
 
 /* --- Changes that are durable when they are done --- */
 
-struct kq_group_write;
-
 /* One who waits for a change; lives in its owner's memory until DONE was called. */
 struct kq_group_change {
     /* RESULT is set: 0; enum kq_group_result; -errno, and nothing has changed. Called once, from
      * any thread, no lock held; must not block. */
     void (*done)(struct kq_group_change *change);
     int result;
-    struct kq_group_write *write; /* the coordinator's own */
 };
 
 /* These return 0 where DONE will be called; KQ_READY where there was nothing to write; else why
@@ -276,13 +252,11 @@ struct kq_group_offset {
     int32_t leader_epoch;
     struct kq_str metadata; /* in the arena; "" */
     int64_t committed_ms;
-    int result; /* 0; KQ_GROUP_UNSTABLE, and OFFSET is -1 */
 };
 
-/* REQUIRE_STABLE: KQ_GROUP_UNSTABLE where a transaction has an offset of it pending. METADATA needs
- * ARENA; NULL: it stays "". 0; -ENOMEM, -E2BIG. */
+/* METADATA needs ARENA; NULL: it stays "". 0; -ENOMEM. */
 int kq_group_offset_get(struct kq_group *group, struct kq_str topic, int32_t partition,
-                        bool require_stable, struct kq_arena *arena, struct kq_group_offset *ret);
+                        struct kq_arena *arena, struct kq_group_offset *ret);
 
 struct kq_group_topic_offsets {
     struct kq_str topic;
@@ -293,8 +267,8 @@ struct kq_group_topic_offsets {
     int32_t partition_count;
 };
 
-/* All that is committed, by topic in order of their names, in ARENA. 0; -ENOMEM, -E2BIG. */
-int kq_group_offsets(struct kq_group *group, bool require_stable, struct kq_arena *arena,
+/* All that is committed, by topic in order of their names, in ARENA. 0; -ENOMEM. */
+int kq_group_offsets(struct kq_group *group, struct kq_arena *arena,
                      struct kq_group_topic_offsets **ret, int32_t *ret_count);
 
 /* The topic with the smallest name > AFTER of which the group has an offset, or a member a
@@ -321,7 +295,7 @@ struct kq_group_commit {
         int32_t leader_epoch;
         int64_t offset;
         struct kq_str metadata; /* null: "" */
-        int result;             /* set: 0; KQ_GROUP_OFFSET_METADATA_LARGE. To be kept until DONE */
+        int result; /* 0 before; set: KQ_GROUP_OFFSET_METADATA_LARGE; -EINVAL (OFFSET < 0) */
     } * offsets;
     int32_t offset_count;
 };

@@ -107,6 +107,7 @@ struct kq_broker {
         char line[60];
     } emitting[KQ_EMIT_LINES];
     struct kq_housekeeper housekeeper;
+    struct kq_groups *groups;        /* group.h */
     pthread_mutex_t checkpoint_lock; /* writers of the checkpoint files */
     _Atomic int64_t synced_bytes;    /* since the recovery checkpoint was written */
     struct kq_recovery_facts recovered;

@@ -1,6 +1,7 @@
 /* The broker's metrics: what is counted for each partition is summed up when somebody asks. */
 #include "broker/internal.h"
 
+#include "broker/groups.h"
 #include "broker/metrics.h"
 #include "broker/verified.h"
 
@@ -209,5 +210,5 @@ int kq_broker_metrics(struct kq_broker *broker, struct kq_buf *ret)
         if (r == 0)
             r = each_topic(broker, format_family_topic, &families[i], ret);
     }
-    return r;
+    return r < 0 ? r : kq_groups_metrics(broker, ret);
 }

@@ -229,3 +229,12 @@ bool kq_timers_cancel(struct kq_timers *timers, struct kq_timer *timer)
     pthread_mutex_unlock(&timers->lock);
     return !running;
 }
+
+bool kq_timers_take(struct kq_timers *timers, struct kq_timer *timer)
+{
+    pthread_mutex_lock(&timers->lock);
+    bool was_set = timer->set;
+    kq_timer_heap_cancel(&timers->heap, timer);
+    pthread_mutex_unlock(&timers->lock);
+    return was_set;
+}

@@ -52,3 +52,7 @@ void kq_timers_set(struct kq_timers *timers, struct kq_timer *timer, int64_t at_
 /* True: EXPIRE will not be called (any more). False: it is running or about to run on the timers'
  * thread; the owner must let it happen. Never blocks. */
 bool kq_timers_cancel(struct kq_timers *timers, struct kq_timer *timer);
+
+/* Cancels. True: TIMER was set, and that call of EXPIRE will not come. False: it was not set, or
+ * the call has begun, whatever follows. For owners that count their calls. Never blocks. */
+bool kq_timers_take(struct kq_timers *timers, struct kq_timer *timer);

@@ -183,6 +183,22 @@ static void await_calls(struct waking *waking, int calls)
     pthread_mutex_unlock(&waking->lock);
 }
 
+static void await_entry(struct waking *waking)
+{
+    pthread_mutex_lock(&waking->lock);
+    while (!waking->entered)
+        pthread_cond_wait(&waking->changed, &waking->lock);
+    pthread_mutex_unlock(&waking->lock);
+}
+
+static void open_gate(struct waking *waking)
+{
+    pthread_mutex_lock(&waking->lock);
+    waking->open = true;
+    pthread_cond_broadcast(&waking->changed);
+    pthread_mutex_unlock(&waking->lock);
+}
+
 static void an_earlier_one_wakes_the_thread(void **state)
 {
     struct kq_timers *timers;
@@ -222,15 +238,31 @@ static void cancel_says_when_it_runs(void **state)
     assert_int_equal(kq_timers_new("test", &timers), 0);
     waking_init(&waking, timers, false);
     kq_timers_set(timers, &waking.timer, 0);
-    pthread_mutex_lock(&waking.lock);
-    while (!waking.entered)
-        pthread_cond_wait(&waking.changed, &waking.lock);
+    await_entry(&waking);
     assert_false(kq_timers_cancel(timers, &waking.timer));
     kq_timers_set(timers, &waking.timer, INT64_MAX - 1); /* again, while it runs */
     assert_false(kq_timers_cancel(timers, &waking.timer));
-    waking.open = true;
-    pthread_cond_broadcast(&waking.changed);
-    pthread_mutex_unlock(&waking.lock);
+    open_gate(&waking);
+    await_calls(&waking, 1);
+    kq_timers_free(timers);
+    assert_int_equal(waking.calls, 1);
+}
+
+static void take_says_whether_a_call_was_still_to_come(void **state)
+{
+    struct kq_timers *timers;
+    struct waking waking;
+    assert_int_equal(kq_timers_new("test", &timers), 0);
+    waking_init(&waking, timers, false);
+    assert_false(kq_timers_take(timers, &waking.timer));
+    kq_timers_set(timers, &waking.timer, INT64_MAX - 1);
+    assert_true(kq_timers_take(timers, &waking.timer));
+    kq_timers_set(timers, &waking.timer, 0);
+    await_entry(&waking);
+    assert_false(kq_timers_take(timers, &waking.timer));
+    kq_timers_set(timers, &waking.timer, INT64_MAX - 1); /* again, while it runs */
+    assert_true(kq_timers_take(timers, &waking.timer));
+    open_gate(&waking);
     await_calls(&waking, 1);
     kq_timers_free(timers);
     assert_int_equal(waking.calls, 1);
@@ -321,6 +353,7 @@ int main(void)
         cmocka_unit_test(an_earlier_one_wakes_the_thread),
         cmocka_unit_test(one_may_set_itself_again),
         cmocka_unit_test(cancel_says_when_it_runs),
+        cmocka_unit_test(take_says_whether_a_call_was_still_to_come),
         cmocka_unit_test(a_new_timer_at_the_same_place_does_not_run_yet),
         cmocka_unit_test(a_shifted_clock_is_seen_when_the_thread_looks),
         cmocka_unit_test(many_threads_may_set_and_cancel),
