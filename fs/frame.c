@@ -419,24 +419,41 @@ int kq_frame_write(struct kq_frame *frame, const struct kq_frame_request *reques
     return r;
 }
 
-int kq_frame_finish(struct kq_frame *frame, const struct kq_frame_request *request,
-                    struct kq_frame_output *output, struct kq_frame_result *ret)
+/* What waits becomes messages, also under a framing that is new to it; the frame may hold other
+ * bytes then. */
+static int finish(struct kq_frame *frame, const struct kq_frame_request *request,
+                  struct kq_frame_output *output)
 {
+    const struct kq_buf pending = frame->pending;
     struct mark mark;
     enum kq_framing framing = framing_of(request, &mark);
     int r = 0;
-    kq_frame_output_begin(output);
-    ret->pending_before = kq_frame_pending(frame);
-    if (frame->pending.length > 0 && !same_framing(frame, framing, mark))
-        r = take(frame, request, NULL, 0, output);
+    if (!same_framing(frame, framing, mark)) {
+        frame->pending = (struct kq_buf){0};
+        r = take(frame, request, pending.data, pending.length, output);
+    }
     if (r == 0 && frame->pending.length > 0)
         r = add_message(request, frame->pending.data, frame->pending.length, output);
+    return r;
+}
+
+int kq_frame_finish(struct kq_frame *frame, const struct kq_frame_request *request,
+                    struct kq_frame_output *output, struct kq_frame_result *ret)
+{
+    struct kq_frame before = *frame;
+    kq_frame_output_begin(output);
+    ret->pending_before = kq_frame_pending(frame);
+    int r = before.pending.length > 0 ? finish(frame, request, output) : 0;
+    if (frame->pending.data != before.pending.data)
+        kq_buf_release(&frame->pending);
+    *frame = before;
     if (r == 0)
         kq_frame_output_finish(output);
     else
         kq_frame_output_begin(output);
-    kq_frame_release(frame);
-    ret->pending_after = 0;
+    if (r != -ENOMEM)
+        kq_frame_release(frame);
+    ret->pending_after = kq_frame_pending(frame);
     return r;
 }
 

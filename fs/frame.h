@@ -35,7 +35,6 @@
 /* Zero-initialised is a frame that holds nothing; the fields are frame.c's own. */
 struct kq_frame {
     struct kq_buf pending; /* the half line, the file so far */
-    struct kq_buf joined;  /* scratch of a half line whose delimiter changed under it */
     bool dropping;         /* up to the next delimiter, the close for framing=file */
     bool began_inside;     /* the last request began inside a message */
     uint8_t tail_length;   /* while dropping: the last bytes, in case they begin a delimiter */
@@ -101,7 +100,8 @@ int kq_frame_write(struct kq_frame *frame, const struct kq_frame_request *reques
  * failed): drops what it left in the frame. Nothing is pending then. */
 void kq_frame_abort(struct kq_frame *frame, int error);
 
-/* The file is closed: what waits becomes a message. As kq_frame_write. The frame is then as new. */
+/* The file is closed: what waits becomes a message. As kq_frame_write. The frame is then as new,
+ * except after -ENOMEM, which changes nothing: it may be called again. */
 int kq_frame_finish(struct kq_frame *frame, const struct kq_frame_request *request,
                     struct kq_frame_output *output, struct kq_frame_result *ret);
 

@@ -145,25 +145,25 @@ int kq_open_node(struct kq_fs *fs, const struct kq_node *node, const struct kq_c
 }
 
 /* The kernel compared the mode of `append`, which is p0's; whether the caller may write to the
- * other partitions is asked with the groups of the caller's thread. */
-static gid_t *read_groups(fuse_req_t req, struct kq_caller *caller)
+ * other partitions is asked with the groups of the caller's thread. They go into *GROUPS, to be
+ * freed. -ENOMEM. */
+static int read_groups(fuse_req_t req, struct kq_caller *caller, gid_t **groups)
 {
     int count = GROUPS_AT_ONCE, got;
-    gid_t *groups = NULL;
     do {
-        gid_t *larger = kq_realloc(groups, (size_t)count * sizeof(*groups));
+        gid_t *larger = kq_realloc(*groups, (size_t)count * sizeof(**groups));
         if (!larger)
-            break;
-        groups = larger;
-        got = fuse_req_getgroups(req, count, groups);
+            return -ENOMEM;
+        *groups = larger;
+        got = fuse_req_getgroups(req, count, *groups);
         if (got <= count) {
-            caller->groups = groups;
+            caller->groups = *groups;
             caller->group_count = got > 0 ? (size_t)got : 0;
-            return groups;
+            return 0;
         }
         count = got;
     } while (count <= GROUPS_MOST);
-    return groups;
+    return 0;
 }
 
 struct opening {
@@ -177,9 +177,11 @@ static int try_open(fuse_req_t req, struct opening *opening, bool may_block)
     struct kq_fs *fs = kq_fs_of(req);
     kq_autofree gid_t *groups = NULL;
     struct kq_caller caller = opening->caller;
+    int r = 0;
     if (opening->node.view == KQ_VIEW_APPEND && (opening->fi.flags & O_ACCMODE) != O_RDONLY)
-        groups = read_groups(req, &caller);
-    int r = kq_open_node(fs, &opening->node, &caller, may_block, &opening->fi);
+        r = read_groups(req, &caller, &groups);
+    if (r == 0)
+        r = kq_open_node(fs, &opening->node, &caller, may_block, &opening->fi);
     if (r == KQ_WOULD_BLOCK && !may_block)
         return r;
     if (r != 0)

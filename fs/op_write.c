@@ -1,3 +1,4 @@
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stddef.h>
 
@@ -40,6 +41,14 @@ static void close_synced(struct kq_job *job)
     free(waiting);
 }
 
+static void answer(fuse_req_t req, ssize_t written, int r)
+{
+    if (r < 0 || written == FSYNC)
+        fuse_reply_err(req, r < 0 ? kq_fs_errno(r) : 0);
+    else
+        fuse_reply_write(req, (size_t)written);
+}
+
 static void finish_one(struct waiting *waiting, int error)
 {
     if (error < 0)
@@ -53,10 +62,7 @@ static void finish_one(struct waiting *waiting, int error)
         kq_pool_submit(waiting->handle->fs->workers, &waiting->job);
         return;
     }
-    if (r < 0 || waiting->written == FSYNC)
-        fuse_reply_err(waiting->req, r < 0 ? kq_fs_errno(r) : 0);
-    else
-        fuse_reply_write(waiting->req, (size_t)waiting->written);
+    answer(waiting->req, waiting->written, r);
     kq_handles_sync_ends(waiting->handles);
     free(waiting);
 }
@@ -66,13 +72,55 @@ static void synced(struct kq_sync *sync, int error)
     finish_one(((struct one_sync *)sync)->waiting, error);
 }
 
-static void refuse(fuse_req_t req, struct kq_handle *handle, ssize_t written)
+/* --- The same without memory: the thread waits, since what was written is in the log --- */
+
+struct sync_here {
+    struct kq_sync sync;
+    sem_t ended;
+    int error;
+};
+
+static void synced_here(struct kq_sync *sync, int error)
 {
+    struct sync_here *here = (struct sync_here *)sync;
+    here->error = error;
+    sem_post(&here->ended);
+}
+
+static int wait_for_sync(struct kq_partition *partition)
+{
+    struct sync_here here = {.sync.done = synced_here};
+    sem_init(&here.ended, 0, 0);
+    int r = kq_sync(partition, &here.sync);
+    if (r == 0) {
+        while (sem_wait(&here.ended) < 0)
+            ;
+        r = here.error;
+    }
+    sem_destroy(&here.ended);
+    return r < 0 ? r : 0;
+}
+
+/* Syncs all that HANDLE may have written to, one after the other, and answers. */
+static void answer_after_sync(fuse_req_t req, struct kq_handle *handle, ssize_t written)
+{
+    int r = handle->part ? wait_for_sync(handle->part->partition) : 0;
+    int32_t count = !handle->part && handle->topic ? kq_topic_partition_count(handle->topic) : 0;
+    for (int32_t number = 0; number < count; number++) {
+        struct kq_partition *partition;
+        if (kq_partition_get(handle->topic, number, &partition) < 0)
+            break;
+        int one = wait_for_sync(partition);
+        r = one < 0 ? one : r;
+        kq_partition_unref(partition);
+    }
     if (written == CLOSE)
         close_handle(req, handle);
     else
-        fuse_reply_err(req, kq_fs_errno(-ENOMEM));
+        answer(req, written, r);
 }
+
+/* --- fsync(2) and its kin --- */
 
 /* Answers REQ when all PARTITIONS, which HANDLE keeps, are synced up to now. */
 static void answer_synced(fuse_req_t req, struct kq_handle *handle, ssize_t written,
@@ -81,7 +129,7 @@ static void answer_synced(fuse_req_t req, struct kq_handle *handle, ssize_t writ
     struct waiting *waiting =
         kq_zalloc(sizeof(*waiting) + (size_t)count * sizeof(waiting->each[0]));
     if (!waiting) {
-        refuse(req, handle, written);
+        answer_after_sync(req, handle, written);
         return;
     }
     waiting->req = req;
@@ -112,7 +160,7 @@ static void sync_handle(fuse_req_t req, struct kq_handle *handle, ssize_t writte
     kq_autofree struct kq_partition **partitions =
         kq_alloc(((size_t)most + 1) * sizeof(*partitions));
     if (!partitions) {
-        refuse(req, handle, written);
+        answer_after_sync(req, handle, written);
         return;
     }
     if (handle->producer) {

@@ -214,21 +214,25 @@ static int change_acl(struct kq_attributes *attributes, void *argument)
     return r;
 }
 
-/* As chmod(2): who is not in the group of a thing cannot make it setgid for that group. */
-static bool may_keep_setgid(fuse_req_t req, const struct kq_node *node)
+/* As chmod(2): who is not in the group of a thing cannot make it setgid for that group. -ENOMEM. */
+static int may_keep_setgid(fuse_req_t req, const struct kq_node *node, bool *ret)
 {
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
     struct kq_attributes attributes;
+    *ret = true;
     if (ctx->uid == 0)
-        return true;
+        return 0;
     kq_attributes_peek(kq_fs_of(req)->broker, node->topic,
                        node->part ? node->part->partition : NULL, &attributes);
     int count = fuse_req_getgroups(req, 0, NULL);
     kq_autofree gid_t *groups = count > 0 ? kq_alloc((size_t)count * sizeof(*groups)) : NULL;
+    if (count > 0 && !groups)
+        return -ENOMEM;
     int filled = groups ? fuse_req_getgroups(req, count, groups) : 0;
     struct kq_acl_subject subject = {.uid = ctx->uid, .gid = ctx->gid, .groups = groups};
     subject.group_count = filled > 0 ? (size_t)(filled < count ? filled : count) : 0;
-    return kq_acl_in_group(&subject, attributes.gid);
+    *ret = kq_acl_in_group(&subject, attributes.gid);
+    return 0;
 }
 
 static int set_acl(fuse_req_t req, const struct kq_node *node, const struct set *set)
@@ -245,8 +249,10 @@ static int set_acl(fuse_req_t req, const struct kq_node *node, const struct set 
         return r;
     if (!change.access && kq_view_row(node->view)->kind != KQ_KIND_DIRECTORY)
         return set->remove ? 0 : -EACCES;
-    change.keep_setgid = !change.access || set->remove || may_keep_setgid(req, node);
-    return kq_attr_change(fs, node, &caller, change_acl, &change);
+    change.keep_setgid = true;
+    if (change.access && !set->remove)
+        r = may_keep_setgid(req, node, &change.keep_setgid);
+    return r < 0 ? r : kq_attr_change(fs, node, &caller, change_acl, &change);
 }
 
 static int set_config(fuse_req_t req, const struct kq_node *node, const char *name,

@@ -1,5 +1,7 @@
 #include "fs/produce.h"
 
+#include <time.h>
+
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
@@ -9,6 +11,7 @@
 
 #define RESERVE_STEP 4096 /* disk for half lines, so that few of them ask the log */
 #define PAGE 4096
+#define CLOSE_TRIES 10        /* to get memory for what a close ends: after 1, 2, 4 … 512 ms */
 #define OUTPUT_KEEP (4 << 20) /* bytes of a batch that a thread keeps for the next request */
 
 struct target {
@@ -178,6 +181,7 @@ static int direct_batches(struct kq_producer *producer, struct kq_frame_output *
     return 0;
 }
 
+/* LAST: it is the close, nothing will be pending. 0; KQ_MUST_SYNC; -errno. */
 static int append_batch(struct kq_producer *producer, const struct kq_rendering *rendering,
                         struct kq_frame_batch *batch, bool last)
 {
@@ -205,13 +209,13 @@ static int append_batch(struct kq_producer *producer, const struct kq_rendering 
     return r;
 }
 
-/* LAST: it is the close, nothing will be pending. 0; KQ_MUST_SYNC; -errno. */
+/* 0; KQ_MUST_SYNC; -errno. */
 static int append_batches(struct kq_producer *producer, const struct kq_rendering *rendering,
-                          struct kq_frame_output *output, bool last)
+                          struct kq_frame_output *output)
 {
     int r = direct_batches(producer, output), result = r;
     for (size_t i = 0; i < output->count && r >= 0; i++) {
-        r = append_batch(producer, rendering, &output->batches[i], last);
+        r = append_batch(producer, rendering, &output->batches[i], false);
         result = r != 0 ? r : result;
     }
     return result;
@@ -262,7 +266,7 @@ static int produce(struct kq_producer *producer, struct kq_frame_output *output,
     if (r == 0 && result.pending_after > 0)
         r = set_disk_aside(producer, result.pending_after);
     if (r == 0)
-        r = append_batches(producer, &config.text, output, false);
+        r = append_batches(producer, &config.text, output);
     if (r < 0) {
         kq_frame_abort(&producer->frame, r);
         charge(producer, 0);
@@ -339,25 +343,56 @@ void kq_produce_announce(struct kq_producer *producer)
     pthread_mutex_unlock(&producer->lock);
 }
 
-static int finish(struct kq_producer *producer, struct kq_frame_output *output)
+/* Who closed has gone and will not try again: what waits is worth waiting for memory. */
+static bool try_again(int r, unsigned *tries)
+{
+    if (r != -ENOMEM || *tries == CLOSE_TRIES)
+        return false;
+    struct timespec pause = {.tv_nsec = 1000000L << (*tries)++};
+    nanosleep(&pause, NULL);
+    return true;
+}
+
+/* Nothing is appended twice: each step is done before the next begins. */
+static int finish(struct kq_producer *producer, struct kq_frame_output *output, unsigned *tries)
 {
     struct kq_topic_config config;
     struct kq_frame_request request;
     struct kq_frame_result result;
+    int r, must_sync = 0;
     kq_topic_config(producer->handle->topic, &config);
     describe(producer, &config, &request);
-    int r = kq_frame_finish(&producer->frame, &request, output, &result);
-    return r < 0 ? r : append_batches(producer, &config.text, output, true);
+    do
+        r = kq_frame_finish(&producer->frame, &request, output, &result);
+    while (try_again(r, tries));
+    while (r == 0 && try_again(r = direct_batches(producer, output), tries))
+        r = 0;
+    for (size_t i = 0; i < output->count && r >= 0; i++) {
+        do
+            r = append_batch(producer, &config.text, &output->batches[i], true);
+        while (try_again(r, tries));
+        must_sync = r != 0 ? r : must_sync;
+    }
+    return r < 0 ? r : must_sync;
+}
+
+static int finish_pending(struct kq_producer *producer)
+{
+    unsigned tries = 0;
+    struct kq_scratch *scratch;
+    while (!(scratch = kq_scratch()))
+        if (!try_again(-ENOMEM, &tries))
+            return -ENOMEM;
+    int r = finish(producer, &scratch->output, &tries);
+    kq_frame_output_trim(&scratch->output, OUTPUT_KEEP);
+    return r;
 }
 
 int kq_produce_finish(struct kq_producer *producer)
 {
-    struct kq_scratch *scratch = kq_scratch();
-    int64_t pending = kq_frame_pending(&producer->frame);
-    int r = 0;
     pthread_mutex_lock(&producer->lock);
-    if (pending > 0)
-        r = scratch ? finish(producer, &scratch->output) : -ENOMEM;
+    int64_t pending = kq_frame_pending(&producer->frame);
+    int r = pending > 0 ? finish_pending(producer) : 0;
     charge(producer, 0);
     give_disk_back(producer);
     unmark(producer);

@@ -32,8 +32,8 @@ void kq_produce_flush(struct kq_producer *producer);
 /* The raw RELEASE was taken from the kernel (kq_handle_announce_release). */
 void kq_produce_announce(struct kq_producer *producer);
 
-/* RELEASE: the half line becomes a message. 0; KQ_MUST_SYNC; -errno, told to the operator, since
- * who closed has gone. */
+/* RELEASE: the half line becomes a message. Waits for memory, up to a second. 0; KQ_MUST_SYNC;
+ * -errno, told to the operator, since who closed has gone. */
 int kq_produce_finish(struct kq_producer *producer);
 
 /* The partitions that were written to, at most MAX of them; returns how many. They stay valid as

@@ -476,6 +476,40 @@ static void what_is_reserved_covers_the_batch_of_what_waits(void **state)
     }
 }
 
+/* DELIMITER: of the topic at the close. */
+static void close_without_memory(const char *delimiter, const char *expected)
+{
+    bool failed = true;
+    for (long nth = 1; failed; nth++) {
+        struct file file;
+        struct kq_rendering rendering;
+        file_open(&file, KQ_FRAMING_LINE, "\n", ":");
+        assert_int_equal(file_puts(&file, "k:ha|lf"), 0);
+        rendering = *file.request.rendering;
+        memcpy(rendering.delimiter, delimiter, 1);
+        file.request.rendering = &rendering;
+        kq_fault_arm(KQ_FAULT_MEMORY, nth, ENOMEM, false);
+        int r = kq_frame_finish(&file.frame, &file.request, &file.output, &file.result);
+        failed = kq_fault_disarm();
+        assert_int_equal(r, failed ? -ENOMEM : 0);
+        if (failed) {
+            assert_int_equal(file.output.count, 0);
+            assert_int_equal(file.result.pending_after, 7);
+            r = kq_frame_finish(&file.frame, &file.request, &file.output, &file.result);
+        }
+        file_take_output(&file, r);
+        assert_string_equal(file_messages(&file), expected);
+        assert_int_equal(kq_frame_pending(&file.frame), 0);
+        file_free(&file);
+    }
+}
+
+static void a_close_without_memory_can_be_tried_again(void **state)
+{
+    close_without_memory("\n", "k|ha|lf;");
+    close_without_memory("|", "k|ha;lf;");
+}
+
 static void without_memory_nothing_is_half_taken(void **state)
 {
     for (long nth = 1;; nth++) {
@@ -521,6 +555,7 @@ int main(void)
         cmocka_unit_test(log_append_time_overrides_what_json_says),
         cmocka_unit_test(text_reads_back_however_it_was_cut),
         cmocka_unit_test(what_is_reserved_covers_the_batch_of_what_waits),
+        cmocka_unit_test(a_close_without_memory_can_be_tried_again),
         cmocka_unit_test(without_memory_nothing_is_half_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
