@@ -202,7 +202,7 @@ static int listen_and_serve(const struct parts *parts, const struct kq_config *c
     int code = KQ_EXIT_LISTEN;
     if (kq_signals_stopping())
         return KQ_EXIT_INTERRUPTED;
-    if (!parts->server || kq_server_start(parts->server, parts->broker, parts->auth) == 0)
+    if (!parts->server || kq_server_start(parts->server, parts->broker) == 0)
         code = serve(parts, config);
     if (parts->server)
         kq_server_stop(parts->server);

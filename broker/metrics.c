@@ -5,6 +5,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kq_metric *first, **last = &first;
+static struct kq_metric_source *sources;
 
 void kq_metric_register(struct kq_metric *metric)
 {
@@ -14,6 +15,25 @@ void kq_metric_register(struct kq_metric *metric)
         *last = metric;
         last = &metric->next;
     }
+    pthread_mutex_unlock(&lock);
+}
+
+void kq_metric_source_add(struct kq_metric_source *source)
+{
+    pthread_mutex_lock(&lock);
+    source->next = sources;
+    sources = source;
+    pthread_mutex_unlock(&lock);
+}
+
+void kq_metric_source_remove(struct kq_metric_source *source)
+{
+    pthread_mutex_lock(&lock);
+    struct kq_metric_source **at = &sources;
+    while (*at && *at != source)
+        at = &(*at)->next;
+    if (*at)
+        *at = source->next;
     pthread_mutex_unlock(&lock);
 }
 
@@ -35,6 +55,8 @@ int kq_metrics_format(struct kq_buf *ret)
                 ret, "%s %lld\n", metric->name,
                 (long long)atomic_load_explicit(&metric->value, memory_order_relaxed));
     }
+    for (struct kq_metric_source *source = sources; source && r == 0; source = source->next)
+        r = source->format(source, ret);
     pthread_mutex_unlock(&lock);
     return r;
 }

@@ -37,5 +37,16 @@ static inline void kq_metric_set(struct kq_metric *metric, int64_t value)
 int kq_metrics_head(struct kq_buf *ret, const char *name, const char *help,
                     enum kq_metric_type type);
 
-/* Appends HELP, TYPE and value of each registered metric. -ENOMEM. */
+/* Metrics that somebody else keeps, such as those with labels; lives in its owner's memory. */
+struct kq_metric_source {
+    int (*format)(struct kq_metric_source *source, struct kq_buf *ret); /* 0; -ENOMEM */
+    struct kq_metric_source *next;                                      /* the registry's own */
+};
+
+/* SOURCE is asked by kq_metrics_format from now on, until it was removed: it is not being asked
+ * then. Removing what was not added is fine. */
+void kq_metric_source_add(struct kq_metric_source *source);
+void kq_metric_source_remove(struct kq_metric_source *source);
+
+/* Appends HELP, TYPE and value of each registered metric, then what the sources say. -ENOMEM. */
 int kq_metrics_format(struct kq_buf *ret);

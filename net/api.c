@@ -10,7 +10,7 @@
 /* In order of the keys. A row is here when its handler works: what clients see is what there is. */
 static struct kq_api rows[] = {
     /* key, lowest, highest, refused below, flags, handler */
-    {18, 0, 4, 0, KQ_API_BEFORE_AUTH, kq_api_versions, NULL},
+    {18, 0, 4, 0, KQ_API_BEFORE_AUTH, kq_api_versions, NULL, 0},
 };
 
 static const struct kq_api *by_key[KEYS];
@@ -19,6 +19,7 @@ static void fill(void)
 {
     for (size_t i = 0; i < kq_array_size(rows); i++) {
         rows[i].message = kq_message_find(rows[i].key);
+        rows[i].index = (uint16_t)i;
         by_key[rows[i].key] = &rows[i];
     }
 }

@@ -26,6 +26,7 @@ struct kq_api {
     unsigned flags;
     enum kq_handled (*handle)(struct kq_request *request);
     const struct kq_message *message; /* the schema; set at start */
+    uint16_t index;                   /* of its row; set at start */
 };
 
 /* The row of KEY, or NULL: not served. Any thread. */

@@ -3,6 +3,7 @@
 
 #include "net/api.h"
 #include "net/errmap.h"
+#include "net/internal.h"
 #include "net/message/api_versions.h"
 
 /* KIP-511: [a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])? */
@@ -48,6 +49,9 @@ enum kq_handled kq_api_versions(struct kq_request *request)
         response->error_code = KQ_ERROR_INVALID_REQUEST;
         return KQ_HANDLED_NOW;
     }
+    if (known && request->version >= 3)
+        kq_telemetry_software(request->conn->shard->telemetry, body->client_software_name,
+                              body->client_software_version);
     if (!known)
         response->error_code = KQ_ERROR_UNSUPPORTED_VERSION;
     return list_keys(request, response) ? KQ_HANDLED_NOW : KQ_HANDLED_CLOSE;

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -18,36 +19,60 @@
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "net/admit.h"
 #include "net/internal.h"
 #include "net/listener.h"
-#include "net/message.h"
-#include "net/resident.h"
 #include "net/tcp.h"
-#include "net/wire.h"
 
 #define NS_PER_MS INT64_C(1000000)
-#define SEND_AT_ONCE ((size_t)2 * 1024 * 1024)
+#define SAY_EACH_MS 10000
 
-/* A range of a file that is being read in for a connection, which may be gone when that is done. */
-struct kq_warming {
-    struct kq_job job;
-    struct kq_mail mail;
-    struct kq_loop *loop;
-    struct kq_conn *conn; /* the loop's; NULL: gone */
-    struct kq_extent extent;
-    int64_t position;
-    size_t length;
-};
+uint64_t kq_conn_number(const struct kq_conn *conn)
+{
+    return conn->number;
+}
+
+static const struct kq_server_options *options_of(const struct kq_conn *conn)
+{
+    return &conn->shard->server->options;
+}
 
 /* --- The end --- */
+
+static const char *const blamed[KQ_TALLIES] = {
+    [KQ_TALLY_SLOW] = "took longer than socket.request.timeout.ms to send a request",
+    [KQ_TALLY_TOO_LARGE] = "sent a request larger than socket.request.max.bytes",
+    [KQ_TALLY_GREEDY] = "sent a request that takes more than request.memory.max.bytes",
+    [KQ_TALLY_MALFORMED] = "sent what is not a request of Kafka's protocol",
+    [KQ_TALLY_UNSUPPORTED] = "asked for a key or version that is not served",
+    [KQ_TALLY_NO_MEMORY] = "needs memory that there is not",
+    [KQ_TALLY_FAILED] = "is to get messages that cannot be read from their file",
+};
+
+static void say(const struct kq_conn *conn, enum kq_tally why)
+{
+    static struct kq_diag_limit limits[KQ_TALLIES];
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof(peer);
+    struct kq_host_port from = {.host = "?"};
+    if (!blamed[why] || !kq_diag_limit_pass(&limits[why], SAY_EACH_MS))
+        return;
+    if (getpeername(conn->transport.fd, (struct sockaddr *)&peer, &length) < 0 ||
+        !kq_address_format(&peer, &from))
+        snprintf(from.host, sizeof(from.host), "%s", conn->identity->principal);
+    kq_diag(LOG_WARNING, "client %s %s: connection closed", from.host, blamed[why]);
+}
 
 static void free_conn(struct kq_task *task)
 {
     struct kq_conn *conn = (struct kq_conn *)((char *)task - offsetof(struct kq_conn, task));
-    kq_sendq_release(&conn->sendq);
+    struct kq_shard *shard = conn->shard;
+    struct kq_admitted *admitted = conn->admitted;
     LIST_REMOVE(conn, list);
-    kq_server_ended(conn->shard, conn->listener);
+    kq_identity_unref(conn->identity);
     free(conn);
+    atomic_fetch_sub(&shard->conn_count, 1);
+    kq_admit_leave(shard->server->admit, admitted);
 }
 
 static void free_soon(struct kq_conn *conn)
@@ -58,20 +83,19 @@ static void free_soon(struct kq_conn *conn)
     kq_loop_soon(conn->shard->loop, &conn->task);
 }
 
-void kq_conn_close(struct kq_conn *conn, const char *reason)
+void kq_conn_close(struct kq_conn *conn, enum kq_tally why)
 {
     if (conn->end == KQ_CONN_CLOSED)
         return;
     conn->end = KQ_CONN_CLOSED;
-    if (reason)
-        kq_diag_limited(10000, LOG_WARNING, "a client %s: connection closed", reason);
+    kq_tally(conn->shard->telemetry, why, 1);
+    say(conn, why);
     kq_loop_cancel_timer(conn->shard->loop, &conn->timer);
     kq_transport_close(&conn->transport);
     kq_conn_drop_part(conn);
+    kq_crowd_done(conn);
     kq_sendq_release(&conn->sendq);
-    if (conn->warming)
-        conn->warming->conn = NULL;
-    conn->warming = NULL;
+    kq_conn_forget_warming(conn);
     kq_conn_cancel_requests(conn);
     kq_conn_kick(conn);
 }
@@ -84,125 +108,24 @@ void kq_conn_drain(struct kq_conn *conn)
     conn->frame_ns = 0;
     if (conn->part_size)
         kq_conn_drop_part(conn);
-    int64_t until = conn->shard->loop->now_ns + conn->shard->server->options.drain_ms * NS_PER_MS;
-    kq_loop_set_timer(conn->shard->loop, &conn->timer, until);
+    kq_crowd_done(conn);
+    kq_loop_set_timer(conn->shard->loop, &conn->timer,
+                      conn->shard->loop->now_ns + options_of(conn)->drain_ms * NS_PER_MS);
     kq_conn_kick(conn);
-}
-
-/* --- Writing --- */
-
-static void warm(struct kq_job *job)
-{
-    struct kq_warming *warming =
-        (struct kq_warming *)((char *)job - offsetof(struct kq_warming, job));
-    /* A page that cannot be read shows when it is sent. */
-    kq_resident_make(warming->extent.fd, warming->position, warming->length);
-    kq_loop_post(warming->loop, &warming->mail);
-}
-
-static void warmed(struct kq_mail *mail)
-{
-    struct kq_warming *warming =
-        (struct kq_warming *)((char *)mail - offsetof(struct kq_warming, mail));
-    struct kq_conn *conn = warming->conn;
-    if (conn) {
-        conn->warming = NULL;
-        kq_sendq_warmed(&conn->sendq);
-        kq_conn_kick(conn);
-    }
-    kq_extent_unref(&warming->extent);
-    free(warming);
-}
-
-static int start_warming(struct kq_conn *conn, const struct kq_cold *cold)
-{
-    struct kq_warming *warming = kq_alloc(sizeof(*warming));
-    if (!warming)
-        return -ENOMEM;
-    *warming = (struct kq_warming){.job.run = warm,
-                                   .mail.deliver = warmed,
-                                   .loop = conn->shard->loop,
-                                   .conn = conn,
-                                   .extent = *cold->extent,
-                                   .position = cold->position,
-                                   .length = cold->length};
-    kq_extent_ref(&warming->extent);
-    conn->warming = warming;
-    kq_pool_submit(conn->shard->server->readers, &warming->job);
-    return 0;
-}
-
-static void write_out(struct kq_conn *conn)
-{
-    struct kq_cold cold;
-    uint64_t before = conn->sendq.sent;
-    int r = kq_sendq_write(&conn->sendq, &conn->transport, SEND_AT_ONCE, &cold);
-    if (conn->sendq.sent != before)
-        conn->active_ns = conn->shard->loop->now_ns;
-    if (r == KQ_SENDQ_COLD)
-        r = start_warming(conn, &cold);
-    if (r < 0)
-        kq_conn_close(conn, NULL);
-    else if (r == KQ_SENDQ_FULL)
-        conn->writable = false;
-    else if (r == KQ_SENDQ_MORE)
-        kq_conn_kick(conn);
-}
-
-/* Where it fails the connection is closed, which drops what was queued. */
-static int queue_frame(struct kq_conn *conn, struct kq_wire_frame *frame, struct kq_buf *buf)
-{
-    size_t from = 0;
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < frame->splice_count; i++) {
-        size_t to = frame->splices[i].position;
-        if (frame->splices[i].extent.length == 0)
-            continue;
-        if (to > from)
-            r = kq_sendq_add_memory(&conn->sendq, buf->data + from, to - from);
-        from = to;
-        struct kq_extent extent = kq_wire_frame_take(frame, i);
-        if (r == 0)
-            r = kq_sendq_add_file_consume(&conn->sendq, &extent);
-        if (r < 0)
-            kq_extent_unref(&extent);
-    }
-    if (r == 0 && buf->length > from)
-        r = kq_sendq_add_memory(&conn->sendq, buf->data + from, buf->length - from);
-    return r;
-}
-
-int kq_conn_respond(struct kq_conn *conn, struct kq_request *request)
-{
-    const struct kq_message *message = request->api->message;
-    int16_t version = request->version;
-    if (version < request->api->lowest || version > request->api->highest)
-        version = 0;
-    struct kq_buf buf = {0};
-    struct kq_wire_frame frame;
-    kq_wire_response_begin(&frame, &buf, message, version, request->correlation_id);
-    kq_message_write_response(message, &frame.writer, version, request->response);
-    int r = kq_wire_frame_end(&frame);
-    if (r == 0)
-        r = queue_frame(conn, &frame, &buf);
-    kq_wire_frame_release(&frame);
-    if (r == 0)
-        kq_sendq_own(&conn->sendq, buf.data);
-    else
-        kq_buf_release(&buf);
-    if (request->throttle_ms > 0) {
-        conn->muted_until_ns = conn->shard->loop->now_ns + request->throttle_ms * NS_PER_MS;
-        kq_conn_watch_deadline(conn);
-    }
-    return r;
 }
 
 /* --- Steps --- */
 
-/* What came before the end of a connection that is not read any more is answered all the same. */
+/* What came before the end of a connection is answered although it is not read any more. */
 static bool has_frames(const struct kq_conn *conn)
 {
     return conn->part && !conn->part_size;
+}
+
+static bool can_go_on(const struct kq_conn *conn)
+{
+    return (has_frames(conn) && kq_conn_may_take(conn)) ||
+           (conn->readable && kq_conn_may_receive(conn) && !conn->is_crowded);
 }
 
 static void end_if_done(struct kq_conn *conn)
@@ -210,7 +133,7 @@ static void end_if_done(struct kq_conn *conn)
     bool done = TAILQ_EMPTY(&conn->requests) && !has_frames(conn) && !kq_sendq_left(&conn->sendq);
     if (conn->end == KQ_CONN_DRAINING && done) {
         kq_transport_shutdown(&conn->transport);
-        kq_conn_close(conn, NULL);
+        kq_conn_close(conn, conn->shard->stopping ? KQ_TALLY_BY_STOP : KQ_TALLY_BY_PEER);
     }
     if (conn->end == KQ_CONN_CLOSED && TAILQ_EMPTY(&conn->requests))
         free_soon(conn);
@@ -221,13 +144,11 @@ static void step(struct kq_task *task)
     struct kq_conn *conn = (struct kq_conn *)((char *)task - offsetof(struct kq_conn, task));
     if (has_frames(conn) && kq_conn_may_take(conn))
         kq_conn_resume(conn);
-    if (conn->readable && kq_conn_may_receive(conn))
+    if (conn->readable && kq_conn_may_receive(conn) && kq_crowd_may_receive(conn))
         kq_conn_receive(conn);
     kq_conn_run(conn);
-    if (conn->writable && !conn->warming && kq_sendq_left(&conn->sendq))
-        write_out(conn);
-    if ((has_frames(conn) && kq_conn_may_take(conn)) ||
-        (conn->readable && kq_conn_may_receive(conn)))
+    kq_conn_write(conn);
+    if (can_go_on(conn))
         kq_conn_kick(conn);
     end_if_done(conn);
 }
@@ -243,7 +164,7 @@ static void ready(struct kq_watch *watch, uint32_t events)
     if (conn->end == KQ_CONN_CLOSED)
         return;
     if (events & EPOLLERR) {
-        kq_conn_close(conn, NULL);
+        kq_conn_close(conn, KQ_TALLY_BY_PEER);
         return;
     }
     /* Behind the end of a unix socket (EPOLLHUP) there may still be bytes to read. */
@@ -258,21 +179,22 @@ static void ready(struct kq_watch *watch, uint32_t events)
 
 /* --- Deadlines --- */
 
-static int64_t deadline(const struct kq_conn *conn)
+static int64_t idle_at(const struct kq_conn *conn)
 {
-    const struct kq_server_options *options = &conn->shard->server->options;
-    int64_t at = conn->active_ns + options->idle_ms * NS_PER_MS;
-    if (conn->frame_ns)
-        at = kq_min64(at, conn->frame_ns + options->request_ms * NS_PER_MS);
-    if (conn->muted_until_ns > conn->shard->loop->now_ns)
-        at = kq_min64(at, conn->muted_until_ns);
-    return at;
+    return conn->active_ns + options_of(conn)->idle_ms * NS_PER_MS;
+}
+
+static int64_t frame_due_at(const struct kq_conn *conn)
+{
+    return conn->frame_ns ? conn->frame_ns + options_of(conn)->request_ms * NS_PER_MS : INT64_MAX;
 }
 
 /* A timer that rings too early is cheaper than one that is moved with each request. */
 void kq_conn_watch_deadline(struct kq_conn *conn)
 {
-    int64_t at = deadline(conn);
+    int64_t at = kq_min64(idle_at(conn), frame_due_at(conn));
+    if (conn->muted_until_ns > conn->shard->loop->now_ns)
+        at = kq_min64(at, conn->muted_until_ns);
     if (conn->end == KQ_CONN_OPEN && (!conn->timer.set || conn->timer.at_ns > at))
         kq_loop_set_timer(conn->shard->loop, &conn->timer, at);
 }
@@ -280,18 +202,18 @@ void kq_conn_watch_deadline(struct kq_conn *conn)
 static void expire(struct kq_timer *timer)
 {
     struct kq_conn *conn = (struct kq_conn *)((char *)timer - offsetof(struct kq_conn, timer));
-    const struct kq_server_options *options = &conn->shard->server->options;
     int64_t now = conn->shard->loop->now_ns;
+    /* It is the broker that lets the client wait, and not the client that does not read. */
     bool awaited = !TAILQ_EMPTY(&conn->requests) && !kq_sendq_left(&conn->sendq);
+    if (awaited && now >= idle_at(conn))
+        conn->active_ns = now;
     if (conn->end == KQ_CONN_DRAINING) {
-        kq_conn_close(conn, NULL);
-    } else if (conn->frame_ns && now >= conn->frame_ns + options->request_ms * NS_PER_MS) {
-        kq_conn_close(conn, "took longer than socket.request.timeout.ms for a request");
-    } else if (now >= conn->active_ns + options->idle_ms * NS_PER_MS && !awaited) {
-        kq_conn_close(conn, NULL);
+        kq_conn_close(conn, KQ_TALLY_UNDRAINED);
+    } else if (now >= frame_due_at(conn)) {
+        kq_conn_close(conn, KQ_TALLY_SLOW);
+    } else if (now >= idle_at(conn)) {
+        kq_conn_close(conn, KQ_TALLY_IDLE);
     } else {
-        if (now >= conn->active_ns + options->idle_ms * NS_PER_MS)
-            conn->active_ns = now;
         kq_conn_watch_deadline(conn);
         kq_conn_kick(conn);
     }
@@ -308,48 +230,45 @@ static void begin(struct kq_mail *mail)
     int r = kq_loop_watch(shard->loop, &conn->watch, conn->transport.fd,
                           EPOLLIN | EPOLLOUT | EPOLLRDHUP);
     if (r < 0 || shard->stopping) {
-        kq_conn_close(conn, r == -ENOMEM ? "needs memory that there is not" : NULL);
+        kq_conn_close(conn, r < 0 ? KQ_TALLY_NO_MEMORY : KQ_TALLY_BY_STOP);
         return;
     }
     kq_conn_watch_deadline(conn);
 }
 
-static void set_socket_options(int fd, bool is_tcp)
+static void set_tcp_options(int fd)
 {
     int on = 1;
-    if (!is_tcp)
-        return;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 }
 
-int kq_conn_start_consume_fd(struct kq_shard *shard, struct kq_listener *listener, int fd)
+int kq_conn_start_consume(const struct kq_arrived *arrived)
 {
+    static _Atomic uint64_t last_number;
     struct kq_conn *conn = kq_zalloc(sizeof(*conn));
-    if (!conn) {
-        close(fd);
+    if (!conn)
         return -ENOMEM;
-    }
-    set_socket_options(fd, !listener->address.is_unix);
-    kq_tcp_init_consume_fd(&conn->transport, fd);
+    if (!arrived->listener->address.is_unix)
+        set_tcp_options(arrived->fd);
+    kq_tcp_init_consume_fd(&conn->transport, arrived->fd);
     kq_sendq_init(&conn->sendq);
     TAILQ_INIT(&conn->requests);
-    conn->shard = shard;
-    conn->listener = listener;
+    conn->shard = arrived->shard;
+    conn->listener = arrived->listener;
+    conn->identity = arrived->identity;
+    conn->admitted = arrived->admitted;
+    conn->number = atomic_fetch_add(&last_number, 1) + 1;
     conn->watch.ready = ready;
     conn->task.run = step;
     conn->timer.expire = expire;
     conn->mail.deliver = begin;
     conn->writable = true;
-    kq_loop_post(shard->loop, &conn->mail);
+    kq_loop_post(conn->shard->loop, &conn->mail);
     return 0;
 }
 
-/* One who came by a unix socket has its own way to connect and needs any name at all. */
-static void advertise_unix(const struct kq_conn *conn, struct kq_host_port *ret)
-{
-    *ret = (struct kq_host_port){.host = "localhost", .port = 9092};
-}
+/* --- What handlers ask --- */
 
 int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *ret_host,
                        int32_t *ret_port)
@@ -358,7 +277,8 @@ int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_s
     struct sockaddr_storage local;
     socklen_t length = sizeof(local);
     if (!own.host[0] && conn->listener->address.is_unix)
-        advertise_unix(conn, &own);
+        /* Who dials a unix socket has a way of its own to it, and needs any name at all. */
+        own = (struct kq_host_port){.host = "localhost", .port = 9092};
     else if (!own.host[0] &&
              (getsockname(conn->transport.fd, (struct sockaddr *)&local, &length) < 0 ||
               !kq_address_format(&local, &own)))
@@ -373,5 +293,10 @@ int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_s
 
 void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret)
 {
-    *ret = (struct kq_caller){.uid = geteuid(), .gid = getegid(), .principal = "User:ANONYMOUS"};
+    const struct kq_identity *identity = conn->identity;
+    *ret = (struct kq_caller){.uid = identity->uid,
+                              .gid = identity->gid,
+                              .groups = identity->groups,
+                              .group_count = identity->group_count,
+                              .principal = identity->principal};
 }

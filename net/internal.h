@@ -1,29 +1,39 @@
 /* What the files of the server share: the server, its loops and their connections. */
 #pragma once
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/queue.h>
 
+#include "auth/auth.h"
 #include "broker/base/err.h"
+#include "broker/metrics.h"
 #include "net/api.h"
 #include "net/loop.h"
 #include "net/request.h"
 #include "net/sendq.h"
 #include "net/server.h"
+#include "net/telemetry.h"
 #include "net/transport.h"
 
+struct kq_admit;
+struct kq_admitted;
+struct kq_identify;
 struct kq_listener;
 
 /* One loop and the connections that it owns. */
 struct kq_shard {
     struct kq_server *server;
     struct kq_loop *loop;
-    LIST_HEAD(, kq_conn) conns; /* the loop's */
-    atomic_uint conn_count;     /* dealt to it and not freed yet */
-    struct kq_mail stop_mail;
+    struct kq_telemetry *telemetry;
+    atomic_uint conn_count; /* dealt to it and not gone yet */
+    /* The loop's: */
+    LIST_HEAD(, kq_conn) conns;
+    TAILQ_HEAD(, kq_conn) crowded; /* not read until others' requests have gone */
+    struct kq_conn *favoured;      /* may go on with its frame all the same */
+    struct kq_mail stop_mail, relief_mail;
+    atomic_bool relief_posted;
     struct kq_timer drain;
     bool stopping;
 };
@@ -35,11 +45,12 @@ struct kq_server {
     unsigned shard_count;
     struct kq_pool *workers, *readers;
     STAILQ_HEAD(, kq_listener) listeners;
-    atomic_uint connections;
+    struct kq_acceptor *acceptor;
+    struct kq_admit *admit;
+    struct kq_identify *identify;
+    struct kq_metric_source metrics;
     atomic_uint_fast64_t queued_bytes; /* of requests and parts of them */
-    unsigned next_shard;               /* the accepting loop's */
-    pthread_mutex_t lock;
-    pthread_cond_t ended; /* a shard has no connection any more */
+    atomic_uint unidentified;          /* connections whose user could not be looked up */
     bool started;
 };
 
@@ -54,12 +65,15 @@ struct kq_conn {
     struct kq_transport transport;
     struct kq_shard *shard;
     struct kq_listener *listener;
+    const struct kq_identity *identity;
+    struct kq_admitted *admitted;
     struct kq_task task;
     struct kq_timer timer;
     struct kq_mail mail;
     LIST_ENTRY(kq_conn) list;
+    TAILQ_ENTRY(kq_conn) crowd;
     struct kq_sendq sendq;
-    uint64_t number;
+    uint64_t number; /* of all that this process has had */
 
     /* Requests in the order in which they came; those before NEXT were started. */
     TAILQ_HEAD(, kq_request) requests;
@@ -78,35 +92,50 @@ struct kq_conn {
     int64_t active_ns;          /* bytes came or went */
     int64_t frame_ns;           /* since when part of a frame is here; 0: none is */
     int64_t muted_until_ns;
-    bool readable, writable, hung_up;
+    bool readable, writable, hung_up, is_crowded;
     enum kq_conn_end end;
 };
 
-/* --- server.c --- */
+/* --- crowd.c: requests of all connections in memory --- */
 
 /* SIZE bytes of requests take memory, or no longer do. Any thread. */
 void kq_server_queue(struct kq_server *server, size_t size);
 void kq_server_unqueue(struct kq_server *server, size_t size);
 
-/* One connection of LISTENER on SHARD has been freed. The shard's loop. */
-void kq_server_ended(struct kq_shard *shard, struct kq_listener *listener);
+/* Is there memory for what CONN sends? False: it is called again when there is. */
+bool kq_crowd_may_receive(struct kq_conn *conn);
+/* CONN has its frame, or ends: another one may go on. */
+void kq_crowd_done(struct kq_conn *conn);
+void kq_crowd_init(struct kq_shard *shard);
 
 /* --- conn.c --- */
 
-/* Makes a connection of FD, which it closes in any case, on SHARD; any thread. -ENOMEM. */
-int kq_conn_start_consume_fd(struct kq_shard *shard, struct kq_listener *listener, int fd);
+struct kq_arrived {
+    struct kq_shard *shard; /* that counts it already */
+    struct kq_listener *listener;
+    const struct kq_identity *identity;
+    struct kq_admitted *admitted;
+    int fd;
+};
+
+/* Makes a connection of ARRIVED and all that it holds. Any thread. -ENOMEM: it is still the
+ * caller's. */
+int kq_conn_start_consume(const struct kq_arrived *arrived);
 
 /* The loop looks at it again, soon. */
 void kq_conn_kick(struct kq_conn *conn);
 
-/* At once: what was not sent is lost. REASON for the log, NULL: nothing to say. */
-void kq_conn_close(struct kq_conn *conn, const char *reason);
+/* At once: what was not sent is lost. WHY is counted, and logged where the client or the log is to
+ * blame. */
+void kq_conn_close(struct kq_conn *conn, enum kq_tally why);
 
 /* No more is read; it ends when what is under way has been answered, or a while later. */
 void kq_conn_drain(struct kq_conn *conn);
 
 /* A deadline of it may be nearer now. */
 void kq_conn_watch_deadline(struct kq_conn *conn);
+
+uint64_t kq_conn_number(const struct kq_conn *conn);
 
 /* Who asks on it; pointers valid as long as the connection. */
 void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret);
@@ -116,14 +145,23 @@ void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret);
 int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *ret_host,
                        int32_t *ret_port);
 
-/* Queues the response of REQUEST. -ENOMEM, -EINVAL (a value that the version cannot hold). */
-int kq_conn_respond(struct kq_conn *conn, struct kq_request *request);
+/* --- output.c --- */
+
+/* Queues the response of REQUEST. 0 and its size; -ENOMEM, -EINVAL (a value that the version cannot
+ * hold): close the connection. */
+int kq_conn_respond(struct kq_conn *conn, struct kq_request *request, uint64_t *ret_bytes);
+
+/* Sends what can be sent. */
+void kq_conn_write(struct kq_conn *conn);
+
+/* Forgets what is being read in for it. */
+void kq_conn_forget_warming(struct kq_conn *conn);
 
 /* --- receive.c --- */
 
 /* Reads what is there, once, and makes requests of it. */
 void kq_conn_receive(struct kq_conn *conn);
-/* Makes requests of what waits. */
+/* Makes requests of whole frames that wait. */
 void kq_conn_resume(struct kq_conn *conn);
 /* May it be read now? May what has been read become requests? */
 bool kq_conn_may_receive(const struct kq_conn *conn);
@@ -141,5 +179,6 @@ void kq_request_free(struct kq_request *request);
 /* Runs the connection's requests that may run and queues the responses that may go. */
 void kq_conn_run(struct kq_conn *conn);
 
-/* The connection is closed: takes back what can be taken back. */
+/* Takes back what can be taken back: those that were not started are dropped, the others are asked
+ * to end. */
 void kq_conn_cancel_requests(struct kq_conn *conn);

@@ -29,7 +29,7 @@ struct kq_listener {
  * (reported in one line that names the remedy); -ENOMEM. */
 int kq_listener_new(const struct kq_address *address, struct kq_listener **ret);
 
-/* Begins to take connections on LOOP, which is not running yet. 0; -errno (reported). */
+/* Begins to take connections on LOOP. 0; -errno (reported). */
 int kq_listener_start(struct kq_listener *listener, struct kq_loop *loop);
 
 /* Takes no more; on its loop, or after that was stopped. */

@@ -7,7 +7,6 @@
  */
 #include <string.h>
 
-#include "broker/base/diag.h"
 #include "broker/base/endian.h"
 #include "broker/base/mem.h"
 #include "net/internal.h"
@@ -38,14 +37,10 @@ bool kq_conn_may_take(const struct kq_conn *conn)
 
 static void refuse(struct kq_conn *conn, int r)
 {
-    if (r == -EPROTONOSUPPORT)
-        kq_conn_close(conn, "asked for a key or version that is not served");
-    else if (r == -EMSGSIZE)
-        kq_conn_close(conn, "sent a request larger than socket.request.max.bytes");
-    else if (r == -ENOMEM)
-        kq_conn_close(conn, "no memory for its request");
-    else
-        kq_conn_close(conn, "sent what is not a request");
+    kq_conn_close(conn, r == -EPROTONOSUPPORT ? KQ_TALLY_UNSUPPORTED
+                        : r == -EMSGSIZE      ? KQ_TALLY_TOO_LARGE
+                        : r == -ENOMEM        ? KQ_TALLY_NO_MEMORY
+                                              : KQ_TALLY_MALFORMED);
 }
 
 static int add_request(struct kq_conn *conn, const uint8_t *bytes, uint32_t size, void *memory)
@@ -176,6 +171,7 @@ static ssize_t receive_part(struct kq_conn *conn)
     ssize_t n = kq_transport_read(&conn->transport, conn->part + conn->part_length, room);
     if (n <= 0)
         return n;
+    kq_tally(conn->shard->telemetry, KQ_TALLY_RECEIVED, (uint64_t)n);
     conn->part_length += (uint32_t)n;
     if ((size_t)n < room) {
         note_short(conn);
@@ -199,6 +195,7 @@ static ssize_t receive_frames(struct kq_conn *conn)
     ssize_t n = kq_transport_read(&conn->transport, buffer + length, KQ_LOOP_BUFFER - length);
     if (n <= 0)
         return n;
+    kq_tally(conn->shard->telemetry, KQ_TALLY_RECEIVED, (uint64_t)n);
     if ((size_t)n < KQ_LOOP_BUFFER - length)
         note_short(conn);
     conn->head_length = 0;
@@ -213,17 +210,16 @@ static ssize_t receive_frames(struct kq_conn *conn)
 void kq_conn_receive(struct kq_conn *conn)
 {
     ssize_t n = conn->part_size ? receive_part(conn) : receive_frames(conn);
-    if (n > 0) {
+    if (n > 0)
         conn->active_ns = conn->shard->loop->now_ns;
-    } else if (n == -EAGAIN) {
+    else if (n == -EAGAIN)
         conn->readable = false;
-    } else if (n == 0) {
+    else if (n == 0)
         kq_conn_drain(conn);
-    } else if (n == -EPROTONOSUPPORT || n == -EBADMSG || n == -EMSGSIZE || n == -ENOMEM) {
+    else if (n == -EPROTONOSUPPORT || n == -EBADMSG || n == -EMSGSIZE || n == -ENOMEM)
         refuse(conn, (int)n);
-    } else {
-        kq_conn_close(conn, NULL);
-    }
+    else
+        kq_conn_close(conn, KQ_TALLY_BY_PEER);
 }
 
 void kq_conn_resume(struct kq_conn *conn)

@@ -96,7 +96,8 @@ int kq_request_new(struct kq_conn *conn, const uint8_t *bytes, uint32_t size, vo
     kq_conn_caller(conn, &request->caller);
     request->caller.client_id = request->client_id;
     kq_arena_init(&request->arena, (size_t)request->server->options.max_request_memory);
-    atomic_fetch_add_explicit(&request->server->queued_bytes, request->size, memory_order_relaxed);
+    kq_server_queue(request->server, request->size);
+    kq_telemetry_start(request);
     *ret = request;
     return 0;
 }
@@ -266,6 +267,10 @@ static void start(struct kq_conn *conn)
     request->mail.deliver = deliver;
     int r = parse(request);
     if (r < 0)
+        kq_conn_close(conn, r == -E2BIG    ? KQ_TALLY_GREEDY
+                            : r == -ENOMEM ? KQ_TALLY_NO_MEMORY
+                                           : KQ_TALLY_MALFORMED);
+    if (r < 0)
         take_result(request, KQ_HANDLED_CLOSE);
     else if (request->api->flags & KQ_API_HEAVY)
         kq_request_offload(request, request->api->handle);
@@ -277,18 +282,18 @@ static void start(struct kq_conn *conn)
 static void retire(struct kq_conn *conn)
 {
     struct kq_request *request = TAILQ_FIRST(&conn->requests);
+    uint64_t bytes = 0;
+    int r = 0;
     TAILQ_REMOVE(&conn->requests, request, queue);
     conn->in_flight--;
-    int r = 0;
-    if (conn->end == KQ_CONN_CLOSED)
-        ;
-    else if (request->result == KQ_HANDLED_NOW)
-        r = kq_conn_respond(conn, request);
-    else if (request->result == KQ_HANDLED_CLOSE)
-        r = -ECONNABORTED;
-    kq_request_free(request);
+    if (conn->end != KQ_CONN_CLOSED && request->result == KQ_HANDLED_NOW)
+        r = kq_conn_respond(conn, request, &bytes);
+    kq_telemetry_end(conn->shard->telemetry, request, bytes);
     if (r < 0)
-        kq_conn_close(conn, NULL);
+        kq_conn_close(conn, r == -ENOMEM ? KQ_TALLY_NO_MEMORY : KQ_TALLY_REFUSED);
+    else if (request->result == KQ_HANDLED_CLOSE)
+        kq_conn_close(conn, KQ_TALLY_REFUSED);
+    kq_request_free(request);
 }
 
 static bool retire_all(struct kq_conn *conn)

@@ -6,70 +6,20 @@
  */
 #include "net/server.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "net/acceptor.h"
+#include "net/admit.h"
+#include "net/identify.h"
 #include "net/internal.h"
 #include "net/listener.h"
 
 #define NS_PER_MS INT64_C(1000000)
-#define RETRY_NS (100 * NS_PER_MS)
-
-void kq_server_queue(struct kq_server *server, size_t size)
-{
-    atomic_fetch_add_explicit(&server->queued_bytes, size, memory_order_relaxed);
-}
-
-void kq_server_unqueue(struct kq_server *server, size_t size)
-{
-    atomic_fetch_sub_explicit(&server->queued_bytes, size, memory_order_relaxed);
-}
-
-/* --- Connections come and go --- */
-
-static struct kq_shard *choose_shard(struct kq_server *server)
-{
-    struct kq_shard *best = NULL;
-    unsigned least = 0;
-    for (unsigned i = 0; i < server->shard_count; i++) {
-        struct kq_shard *shard = &server->shards[(server->next_shard + i) % server->shard_count];
-        unsigned count = atomic_load_explicit(&shard->conn_count, memory_order_relaxed);
-        if (!best || count < least) {
-            best = shard;
-            least = count;
-        }
-    }
-    server->next_shard++;
-    return best;
-}
-
-void kq_server_ended(struct kq_shard *shard, struct kq_listener *listener)
-{
-    struct kq_server *server = shard->server;
-    pthread_mutex_lock(&server->lock);
-    atomic_fetch_sub(&shard->conn_count, 1);
-    if (atomic_fetch_sub(&server->connections, 1) == 1)
-        pthread_cond_broadcast(&server->ended);
-    pthread_mutex_unlock(&server->lock);
-}
-
-static bool accepted(struct kq_listener *listener, int fd, int64_t *retry_ns)
-{
-    struct kq_server *server = listener->context;
-    if (fd < 0) {
-        *retry_ns = kq_clock_mono_ns() + RETRY_NS;
-        return false;
-    }
-    struct kq_shard *shard = choose_shard(server);
-    atomic_fetch_add(&server->connections, 1);
-    atomic_fetch_add(&shard->conn_count, 1);
-    if (kq_conn_start_consume_fd(shard, listener, fd) < 0)
-        kq_server_ended(shard, listener);
-    return true;
-}
 
 /* --- Making it --- */
 
@@ -82,8 +32,8 @@ static int add_listener(struct kq_server *server, const char *text, size_t lengt
         r = kq_listener_new(&address, &listener);
     if (r < 0)
         return r;
-    listener->context = server;
-    listener->accepted = accepted;
+    listener->context = server->acceptor;
+    listener->accepted = kq_acceptor_take;
     STAILQ_INSERT_TAIL(&server->listeners, listener, list);
     return 0;
 }
@@ -105,13 +55,16 @@ static int make_shards(struct kq_server *server)
     server->shards = kq_zalloc(count * sizeof(*server->shards));
     if (!server->shards)
         return -ENOMEM;
-    for (; server->shard_count < count; server->shard_count++) {
+    while (server->shard_count < count) {
         struct kq_shard *shard = &server->shards[server->shard_count];
         char name[16];
-        snprintf(name, sizeof(name), "net-%u", server->shard_count);
+        snprintf(name, sizeof(name), "net-%u", server->shard_count++);
         LIST_INIT(&shard->conns);
         shard->server = server;
+        kq_crowd_init(shard);
         int r = kq_loop_new(name, &shard->loop);
+        if (r == 0)
+            r = kq_telemetry_new(&shard->telemetry);
         if (r < 0)
             return r;
     }
@@ -125,9 +78,13 @@ int kq_server_new(const struct kq_server_options *options, struct kq_server **re
         return -ENOMEM;
     server->options = *options;
     STAILQ_INIT(&server->listeners);
-    pthread_mutex_init(&server->lock, NULL);
-    pthread_cond_init(&server->ended, NULL);
-    int r = add_listeners(server, options->listen);
+    int r = kq_acceptor_new(server, &server->acceptor);
+    if (r == 0)
+        r = kq_admit_new(options->max_connections, options->max_connections_per_ip, &server->admit);
+    if (r == 0)
+        r = kq_identify_new(options->plaintext_user, &server->identify);
+    if (r == 0)
+        r = add_listeners(server, options->listen);
     if (r == 0)
         r = make_shards(server);
     if (r < 0) {
@@ -149,15 +106,28 @@ void kq_server_free(struct kq_server *server)
         STAILQ_REMOVE_HEAD(&server->listeners, list);
         kq_listener_free(listener);
     }
-    for (unsigned i = 0; i < server->shard_count; i++)
+    for (unsigned i = 0; i < server->shard_count; i++) {
         kq_loop_free(server->shards[i].loop);
+        kq_telemetry_free(server->shards[i].telemetry);
+    }
+    kq_acceptor_free(server->acceptor);
+    kq_admit_free(server->admit);
+    kq_identify_free(server->identify);
     free(server->shards);
-    pthread_mutex_destroy(&server->lock);
-    pthread_cond_destroy(&server->ended);
     free(server);
 }
 
 /* --- Start and stop --- */
+
+static void announce(const struct kq_server *server, const struct kq_listener *listener)
+{
+    kq_diag(LOG_INFO, "listening at %s", listener->name);
+    if (!listener->address.is_loopback && !server->options.plaintext_user[0])
+        kq_diag(LOG_WARNING,
+                "%s: clients from other hosts are nobody here, with the rights of `other`; set "
+                "plaintext.user to give them those of a user",
+                listener->name);
+}
 
 static int start_listeners(struct kq_server *server)
 {
@@ -168,26 +138,41 @@ static int start_listeners(struct kq_server *server)
             return r;
     }
     STAILQ_FOREACH (listener, &server->listeners, list)
-        kq_diag(LOG_INFO, "listening at %s", listener->name);
+        announce(server, listener);
     return 0;
 }
 
-int kq_server_start(struct kq_server *server, struct kq_broker *broker, struct kq_auth *auth)
+static int start_threads(struct kq_server *server)
 {
-    server->broker = broker;
     int r = kq_pool_new("net-worker", server->options.workers, &server->workers);
     if (r == 0)
         r = kq_pool_new("net-reader", server->options.readers, &server->readers);
-    if (r == 0)
-        r = start_listeners(server);
     for (unsigned i = 0; r == 0 && i < server->shard_count; i++)
         r = kq_loop_start(server->shards[i].loop);
+    if (r < 0)
+        kq_diag(LOG_ERR, "cannot start the threads of the network: %s", strerror(-r));
+    return r;
+}
+
+static int format_metrics(struct kq_metric_source *source, struct kq_buf *ret)
+{
+    return kq_telemetry_format(
+        (struct kq_server *)((char *)source - offsetof(struct kq_server, metrics)), ret);
+}
+
+int kq_server_start(struct kq_server *server, struct kq_broker *broker)
+{
+    server->broker = broker;
+    int r = start_threads(server);
+    server->started = r == 0;
+    if (r == 0)
+        r = start_listeners(server);
     if (r < 0) {
-        kq_diag(LOG_ERR, "cannot start to listen: %s", strerror(-r));
         kq_server_stop(server);
         return r;
     }
-    server->started = true;
+    server->metrics.format = format_metrics;
+    kq_metric_source_add(&server->metrics);
     return 0;
 }
 
@@ -196,7 +181,7 @@ static void close_all(struct kq_timer *timer)
     struct kq_shard *shard = (struct kq_shard *)((char *)timer - offsetof(struct kq_shard, drain));
     struct kq_conn *conn;
     LIST_FOREACH (conn, &shard->conns, list)
-        kq_conn_close(conn, NULL);
+        kq_conn_close(conn, KQ_TALLY_UNDRAINED);
 }
 
 static void stop_shard(struct kq_mail *mail)
@@ -225,14 +210,12 @@ static void end_connections(struct kq_server *server)
         server->shards[i].stop_mail.deliver = stop_shard;
         kq_loop_post(server->shards[i].loop, &server->shards[i].stop_mail);
     }
-    pthread_mutex_lock(&server->lock);
-    while (atomic_load(&server->connections) > 0)
-        pthread_cond_wait(&server->ended, &server->lock);
-    pthread_mutex_unlock(&server->lock);
+    kq_admit_wait(server->admit);
 }
 
 void kq_server_stop(struct kq_server *server)
 {
+    kq_metric_source_remove(&server->metrics);
     if (server->started)
         end_connections(server);
     for (unsigned i = 0; i < server->shard_count; i++)

@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct kq_auth;
 struct kq_broker;
 struct kq_server;
 
@@ -17,7 +16,7 @@ struct kq_server_setting {
 
 struct kq_server_options {
     const char *listen; /* addresses (net/address.h), separated by blanks */
-    const char *plaintext_user;
+    const char *plaintext_user; /* net/identify.h; "": not set */
     unsigned threads; /* loops */
     unsigned workers; /* threads for what may block, at most */
     unsigned readers; /* threads that read in what the page cache lacks, at most */
@@ -49,9 +48,8 @@ struct kq_server_options {
  * listener), reported in one line; -ENOMEM. */
 int kq_server_new(const struct kq_server_options *options, struct kq_server **ret);
 
-/* Starts the loops and begins to accept. BROKER and AUTH outlive the server's stop. 0; -errno,
- * reported. */
-int kq_server_start(struct kq_server *server, struct kq_broker *broker, struct kq_auth *auth);
+/* Starts the loops and begins to accept. BROKER outlives the server's stop. 0; -errno, reported. */
+int kq_server_start(struct kq_server *server, struct kq_broker *broker);
 
 /* Takes no more connections and requests, lets those under way end for a while, closes. When it
  * returns no call into the broker is under way and none follows. Never started is fine. */
