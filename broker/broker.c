@@ -43,6 +43,7 @@ static int set_up(const struct kq_broker_options *options, struct kq_broker **re
     pthread_rwlock_init(&broker->attributes_lock, NULL);
     pthread_mutex_init(&broker->root_change, NULL);
     pthread_mutex_init(&broker->checkpoint_lock, NULL);
+    kq_producer_ids_init(&broker->producer_ids);
     *ret = broker;
     return 0;
 }
@@ -56,6 +57,7 @@ static void tear_down(struct kq_broker *broker)
     pthread_rwlock_destroy(&broker->attributes_lock);
     pthread_mutex_destroy(&broker->root_change);
     pthread_mutex_destroy(&broker->checkpoint_lock);
+    kq_producer_ids_destroy(&broker->producer_ids);
     kq_attributes_release(&broker->root);
     free(broker->cluster_id);
     free(broker->data_dir);
@@ -110,7 +112,9 @@ static int open_data(struct kq_broker *broker, const struct kq_broker_options *o
     if (r < 0)
         return r;
     share(broker);
-    r = kq_load(broker);
+    r = kq_producer_ids_read(&broker->producer_ids, broker->dirfd);
+    if (r == 0)
+        r = kq_load(broker);
     if (r == 0)
         r = kq_datadir_begin(broker);
     if (r == 0)

@@ -15,8 +15,8 @@ static int collect(struct kq_broker *broker, bool starts, struct kq_checkpoint_w
             if (kq_partition_enter(partition) < 0)
                 break;
             kq_log_bounds(partition->log, &bounds);
+            int64_t offset = starts ? bounds.start : kq_log_checkpoint(partition->log);
             kq_guard_leave(&partition->guard);
-            int64_t offset = starts ? bounds.start : bounds.recovery_point;
             if (offset > 0)
                 r = kq_checkpoint_add(writer, topic->name, i, offset);
         }

@@ -36,6 +36,8 @@ struct kq_config {
     int64_t max_partitions;
     int64_t max_open_files;
     int64_t sync_threads;
+    int64_t producer_expiry_ms;
+    int64_t max_producers;
     /* [mount] */
     char *mountpoint;    /* NULL: not given */
     char *mount_options; /* what the kernel and libfuse are to see, comma-separated, escaped; "" */

@@ -19,6 +19,7 @@ enum kq_file_kind {
     KQ_FILE_INDEX,
     KQ_FILE_TIMEINDEX,
     KQ_FILE_TEXTINDEX,
+    KQ_FILE_TXNINDEX,
     KQ_FILE_KINDS,
 };
 

@@ -17,6 +17,7 @@
 #include "broker/checkpoint.h"
 #include "broker/guard.h"
 #include "broker/housekeeper.h"
+#include "broker/producerid.h"
 #include "broker/registry.h"
 #include "broker/snapshot.h"
 #include "broker/store.h"
@@ -107,6 +108,7 @@ struct kq_broker {
         char line[60];
     } emitting[KQ_EMIT_LINES];
     struct kq_housekeeper housekeeper;
+    struct kq_producer_ids producer_ids;
     struct kq_groups *groups;        /* group.h */
     pthread_mutex_t checkpoint_lock; /* writers of the checkpoint files */
     _Atomic int64_t synced_bytes;    /* since the recovery checkpoint was written */

@@ -13,6 +13,8 @@ enum kind {
     KIND_LOG,
     KIND_INDEX,  /* rebuilt where it is missing */
     KIND_OTHER,  /* Kafka's or ours, not read here */
+    KIND_PRODUCERS,
+    KIND_ABORTED,
     KIND_EPOCHS, /* leader-epoch-checkpoint */
     KIND_SCRAP,  /* an interrupted replacement's */
     KIND_FOREIGN,
@@ -23,7 +25,7 @@ static const struct {
     enum kind kind;
 } suffixes[] = {
     {".log", KIND_LOG},           {".index", KIND_INDEX},    {".timeindex", KIND_INDEX},
-    {".textindex", KIND_INDEX},   {".txnindex", KIND_OTHER}, {".snapshot", KIND_OTHER},
+    {".textindex", KIND_INDEX},   {".txnindex", KIND_ABORTED}, {".snapshot", KIND_PRODUCERS},
     {".log.damaged", KIND_OTHER},
 };
 
@@ -79,6 +81,10 @@ static int add_name(int dirfd, const char *directory, const char *name, struct k
     case KIND_INDEX:
         memcpy(index.name, name, strlen(name) + 1);
         return kq_buf_append(indexes, &index, sizeof(index));
+    case KIND_PRODUCERS:
+        return kq_buf_append(&listing->snapshots, &index.base, sizeof(index.base));
+    case KIND_ABORTED:
+        return kq_buf_append(&listing->aborted, &index.base, sizeof(index.base));
     case KIND_EPOCHS:
         listing->has_epochs = true;
         return 0;
@@ -97,6 +103,18 @@ static int compare_bases(const void *a, const void *b)
 {
     const struct kq_listed *x = a, *y = b;
     return x->base < y->base ? -1 : x->base > y->base;
+}
+
+static int compare_offsets(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void sort_offsets(struct kq_buf *offsets)
+{
+    if (offsets->length > 0)
+        qsort(offsets->data, offsets->length / sizeof(int64_t), sizeof(int64_t), compare_offsets);
 }
 
 /* Index files without a log: before the first segment they are the rest of a removal. */
@@ -144,6 +162,8 @@ int kq_listing_read(int dirfd, const char *name, struct kq_listing *ret)
     size_t count = kq_listing_count(ret);
     if (count > 0)
         qsort(ret->segments.data, count, sizeof(struct kq_listed), compare_bases);
+    sort_offsets(&ret->snapshots);
+    sort_offsets(&ret->aborted);
     sort_out_orphans(dirfd, name, ret, &indexes);
     return 0;
 }
@@ -151,4 +171,6 @@ int kq_listing_read(int dirfd, const char *name, struct kq_listing *ret)
 void kq_listing_release(struct kq_listing *listing)
 {
     kq_buf_release(&listing->segments);
+    kq_buf_release(&listing->snapshots);
+    kq_buf_release(&listing->aborted);
 }

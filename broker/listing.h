@@ -9,6 +9,8 @@
 struct kq_listing {
     struct kq_buf segments; /* struct kq_listed, ascending by base */
     bool has_epochs;        /* leader-epoch-checkpoint */
+    /* int64_t each, ascending: offsets of .snapshot files, bases of .txnindex files. */
+    struct kq_buf snapshots, aborted;
 };
 
 struct kq_listed {

@@ -10,6 +10,7 @@
 #include "broker/base/io.h"
 #include "broker/base/mem.h"
 #include "broker/log_internal.h"
+#include "broker/logproducer.h"
 #include "broker/textindex.h"
 
 #define DIRECTORY_MODE 0700
@@ -171,6 +172,7 @@ int kq_log_roll(struct kq_log *log)
         kq_diag_limited(60000, LOG_WARNING, "%s: cannot write an index: %s", log->name,
                         strerror(-r));
     old->sealed = true;
+    kq_log_snapshot_producers(log);
     return 0;
 }
 
@@ -189,6 +191,10 @@ static void free_log(struct kq_log *log)
     for (size_t i = 0; i < log->segment_count; i++)
         kq_segment_unref(log->segments[i]);
     kq_segment_unref(log->counted_in);
+    kq_producers_clear(&log->producers, -1);
+    kq_buf_release(&log->snapshots);
+    kq_aborted_destroy(&log->aborted);
+    free(log->epochs.at);
     free(log->segments);
     free(log->name);
     pthread_mutex_destroy(&log->removing);
@@ -221,6 +227,9 @@ static struct kq_log *new_log(const struct kq_log_shared *shared, const char *na
     log->text_start = log->text_start_of = -1;
     log->last_waiting = &log->waiting;
     log->sync_job.run = kq_log_run_sync;
+    log->uncovered = log->unstable = INT64_MAX;
+    kq_producers_init(&log->producers, shared->max_producers, -1);
+    kq_aborted_init(&log->aborted);
     pthread_mutex_init(&log->removing, NULL);
     pthread_mutex_init(&log->lock, NULL);
     pthread_mutex_init(&log->map, NULL);
@@ -304,6 +313,8 @@ void kq_log_close(struct kq_log *log)
         kq_log_start_sync(log);
         kq_log_wait_sync(log);
     }
+    if (!log->failed)
+        kq_log_checkpoint(log);
     free_log(log);
 }
 
@@ -431,28 +442,43 @@ static void expect_sync(struct kq_log *log)
 }
 
 static int append_locked(struct kq_log *log, const struct kq_log_append *append,
-                         struct kq_batch_header *header)
+                         struct kq_batch_header *header, struct kq_log_appended *ret)
 {
     if (atomic_load_explicit(&log->failed, memory_order_relaxed))
         return -EROFS;
-    int r = make_room(log, append, header);
+    bool has_producer = kq_unlikely(header->producer_id >= 0);
+    int r = has_producer ? kq_log_check_producer(log, header, ret) : 0;
+    if (r != 0 || (has_producer && ret->duplicate))
+        return r;
+    r = make_room(log, append, header);
+    if (r == 0 && has_producer)
+        r = kq_producers_reserve(&log->producers, header->producer_id);
     if (r < 0)
         return r;
     struct kq_segment *segment = kq_log_active(log);
     header->base_offset = log->end;
-    kq_batch_patch(append->bytes, header->base_offset, 0);
+    kq_batch_patch(append->bytes, header->base_offset, kq_log_epoch(log));
     r = kq_io_pwrite(segment->file->fd, append->bytes, append->length, segment->size);
     if (r < 0) {
         segment->torn = true;
         repair_tail(log, segment);
+        if (has_producer)
+            kq_producers_unreserve(&log->producers, header->producer_id);
         return r;
     }
     log->reserved = kq_max64(0, log->reserved - append->unreserve);
     expect_sync(log);
+    if (has_producer)
+        kq_log_note_producer(log, header);
     publish(log, segment, append, header);
     if (log->unsynced_since_ms == 0)
         log->unsynced_since_ms = kq_clock_wall_ms();
     log->unsynced_messages += header->record_count;
+    *ret = (struct kq_log_appended){
+        .base_offset = header->base_offset,
+        .next_offset = kq_batch_next_offset(header),
+        .timestamp = header->max_timestamp,
+    };
     return log->unsynced_messages >= log->config.flush_messages ? KQ_MUST_SYNC : 0;
 }
 
@@ -460,11 +486,12 @@ int kq_log_append(struct kq_log *log, const struct kq_log_append *append,
                   struct kq_log_appended *ret)
 {
     struct kq_batch_header header;
+    struct kq_log_appended appended = {0};
     if (kq_batch_header_read(append->bytes, append->length, &header) != 0 ||
         header.size != append->length || header.size > KQ_SEGMENT_MAX)
         return -EINVAL;
     pthread_mutex_lock(&log->lock);
-    int r = append_locked(log, append, &header);
+    int r = append_locked(log, append, &header, &appended);
     int64_t unsynced = log->appended - atomic_load_explicit(&log->synced, memory_order_relaxed);
     bool expected = log->synced_in_a_row == SYNCED_IN_A_ROW;
     pthread_mutex_unlock(&log->lock);
@@ -472,10 +499,8 @@ int kq_log_append(struct kq_log *log, const struct kq_log_append *append,
         return r;
     if (kq_unlikely(expected || unsynced > log->shared->trail_bytes / 2))
         kq_log_start_sync(log);
-    *ret = (struct kq_log_appended){
-        .base_offset = header.base_offset,
-        .next_offset = kq_batch_next_offset(&header),
-    };
+    if (r == 0 || r == KQ_MUST_SYNC)
+        *ret = appended;
     return r;
 }
 
@@ -484,7 +509,8 @@ void kq_log_bounds(struct kq_log *log, struct kq_log_bounds *ret)
     ret->start = atomic_load_explicit(&log->start, memory_order_acquire);
     ret->recovery_point = atomic_load_explicit(&log->recovery_point, memory_order_acquire);
     ret->end = atomic_load_explicit(&log->end, memory_order_acquire);
-    ret->last_stable = ret->end;
+    ret->last_stable =
+        kq_min64(ret->end, atomic_load_explicit(&log->unstable, memory_order_acquire));
     ret->bytes = atomic_load_explicit(&log->bytes, memory_order_relaxed);
     ret->modified_ms = atomic_load_explicit(&log->modified_ms, memory_order_relaxed);
 }

@@ -26,6 +26,7 @@
 #include "broker/text.h"
 
 struct kq_log;
+struct kq_producer_ids;
 
 /* What the topic's configuration says of its logs; Kafka's names and meanings, -1 = no limit. */
 struct kq_log_config {
@@ -43,8 +44,11 @@ struct kq_log_config {
 
 /* What all logs of a broker share. Outlives them. */
 struct kq_log_shared {
-    int dirfd;               /* the data directory */
-    struct kq_pool *syncer;  /* runs fdatasync */
+    int dirfd;                            /* the data directory */
+    size_t max_producers;                 /* with an id, that are known of one log */
+    int64_t producer_expiry_ms;           /* so long they are known at least, if there is room */
+    struct kq_producer_ids *producer_ids; /* NULL: nobody gives any out */
+    struct kq_pool *syncer;               /* runs fdatasync */
     int64_t trail_bytes;     /* start a sync in the background when so much is unsynced (64 MiB) */
     unsigned max_open_files; /* keep at most so many segment files open where nobody reads them */
     /* A recovery point moved: BYTES more of some log are on disk. From any thread, no lock held;
@@ -107,14 +111,19 @@ struct kq_log_append {
 };
 
 struct kq_log_appended {
-    int64_t base_offset; /* of the batch */
+    int64_t base_offset; /* of the batch; where it is a DUPLICATE, of the one appended before */
     int64_t next_offset; /* the log end behind it */
+    int64_t timestamp;   /* its largest */
+    bool duplicate;      /* its producer had it appended before: nothing was done */
 };
 
 /* Appends one batch: when this returns 0 or KQ_MUST_SYNC it has its offsets, every reader can read
  * it and it survives the broker's death. Rolls the segment first when due; an append that uses a
- * reservation never needs new space.
+ * reservation never needs new space. A batch with a producer id must follow that producer's last
+ * one, or is one of its last five, sent again (producer.h).
  * 0; KQ_MUST_SYNC (done; flush_messages asks for kq_log_sync before it is acknowledged);
+ * KQ_OUT_OF_ORDER_SEQUENCE, KQ_FENCED_PRODUCER, KQ_TRANSACTIONAL: nothing was done, the reservation
+ * is kept;
  * -ENOSPC, -EDQUOT, -EIO, …: nothing of it is in the log, the reservation is kept; -EROFS: the log
  * failed earlier; -EINVAL: not a batch. */
 int kq_log_append(struct kq_log *log, const struct kq_log_append *append,
@@ -142,12 +151,17 @@ int kq_log_sync(struct kq_log *log, struct kq_sync *sync);
 struct kq_log_bounds {
     int64_t start;          /* first retained offset */
     int64_t end;            /* next offset to be given; the high watermark of a single node */
-    int64_t last_stable;    /* end, until transactions exist */
+    int64_t last_stable;    /* end, or the first offset whose transaction is open */
     int64_t recovery_point; /* everything before it is synced */
     int64_t bytes;          /* of retained segments on disk */
     int64_t modified_ms;    /* wall clock of the last append; st_mtime of the newest segment until
                                there was one since the log was opened */
+    uint64_t layout;        /* of the text, see below; 0: nothing was ever cleaned out of it */
 };
+
+/* Up to which offset the log is known to be on disk and whole, and what was said of its producers
+ * is, too: for the broker's checkpoint. Writes and syncs a snapshot of the producers if it must. */
+int64_t kq_log_checkpoint(struct kq_log *log);
 
 /* Never blocks. */
 void kq_log_bounds(struct kq_log *log, struct kq_log_bounds *ret);

@@ -9,7 +9,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "broker/aborted.h"
+#include "broker/epochs.h"
 #include "broker/log.h"
+#include "broker/producer.h"
 #include "broker/segment.h"
 
 struct kq_log {
@@ -27,6 +30,11 @@ struct kq_log {
     int synced_in_a_row;       /* appends, the last ones, each of which a sync was asked for */
     int64_t unsynced_since_ms; /* for flush_ms: wall clock of the first; 0: none */
     int64_t trimmed;           /* `appended` when the log was trimmed last */
+    struct kq_producers producers;
+    bool producers_changed;  /* since the last snapshot of them */
+    int64_t uncovered;       /* the first batch that changed them and is in no synced snapshot;
+                                INT64_MAX: there is none */
+    struct kq_buf snapshots; /* int64_t each, ascending: offsets of the .snapshot files */
 
     pthread_mutex_t map;          /* short; guards the array, the index buffers and counts */
     struct kq_segment **segments; /* changed with both lock and map held; the last is active */
@@ -39,6 +47,10 @@ struct kq_log {
     _Atomic int64_t max_batch_bytes;
     _Atomic int64_t modified_ms; /* wall clock of the last append */
     atomic_bool failed;
+    _Atomic int64_t unstable; /* the first offset whose transaction is open; INT64_MAX */
+
+    struct kq_aborted_index aborted;
+    struct kq_epochs epochs;
 
     pthread_rwlock_t renderings_lock;
     const struct kq_renderings *renderings;

@@ -81,6 +81,8 @@ static int open_broker(const struct kq_config *config, struct kq_auth *auth, str
         .retention_check_ms = config->retention_check_ms,
         .checkpoint_ms = config->checkpoint_ms,
         .trail_bytes = config->trail_bytes,
+        .producer_expiry_ms = config->producer_expiry_ms,
+        .max_producers = (size_t)config->max_producers,
         .max_topics = (unsigned)config->max_topics,
         .max_partitions = (unsigned)config->max_partitions,
         .max_open_files = (unsigned)config->max_open_files,

@@ -222,12 +222,18 @@ int kq_append(const struct kq_access *access, const struct kq_log_append *append
     if (r < 0)
         return r;
     r = kq_log_append(partition->log, append, &appended);
-    bool waited_for = r >= 0 && kq_unlikely(kq_waiters_any(&partition->waiters));
+    bool done = (r == 0 || r == KQ_MUST_SYNC) && !appended.duplicate;
+    bool waited_for = done && kq_unlikely(kq_waiters_any(&partition->waiters));
     if (waited_for)
         kq_log_bounds(partition->log, &bounds);
     kq_guard_leave(&partition->guard);
     if (r < 0) {
         atomic_fetch_add_explicit(&partition->append_errors, 1, memory_order_relaxed);
+        return r;
+    }
+    if (!done) {
+        if (r == 0 || r == KQ_MUST_SYNC)
+            *ret = appended;
         return r;
     }
     count(partition, append->length, &appended);

@@ -72,16 +72,11 @@ int kq_produce_batch(const struct kq_access *access, const struct kq_produce *pr
 /* --- Producer ids --- */
 
 /* A producer id that was never given out before in the life of the data directory, nor seen in a
- * log that was taken over. Ids come in blocks; only a new block waits for the disk: KQ_WOULD_BLOCK
- * unless MAY_BLOCK. 0; KQ_WOULD_BLOCK; -EROFS, -ENOSPC, -errno. */
+ * log that was taken over; its epoch is 0. InitProducerId without a transactional id gets one
+ * whatever id and epoch it names, as in Kafka: such producers count their epochs themselves
+ * (KIP-360). Ids come in blocks; only a new block waits for the disk: KQ_WOULD_BLOCK unless
+ * MAY_BLOCK. 0; KQ_WOULD_BLOCK; -EROFS, -ENOSPC, -errno. */
 int kq_producer_id_new(struct kq_broker *broker, bool may_block, int64_t *ret);
-
-/* KIP-360: the epoch with which the producer PRODUCER_ID, EPOCH goes on after an error: the next
- * one, or a new id with epoch 0 where there is none left. Without (-1, -1): a new id. As
- * kq_producer_id_new; KQ_FENCED_PRODUCER: a newer epoch was given out; -EINVAL: one of the two is
- * -1 and the other is not. */
-int kq_producer_id_bump(struct kq_broker *broker, int64_t producer_id, int16_t epoch,
-                        bool may_block, int64_t *ret_id, int16_t *ret_epoch);
 
 /* IDEMPOTENT_WRITE: may CALLER write to any partition of any topic? Asks partition by partition
  * until one is found: call it where it may take long. 0; -EACCES. */
@@ -102,6 +97,11 @@ struct kq_aborted {
  * -errno. */
 int kq_aborted(const struct kq_access *access, int64_t from, int64_t to, bool may_block,
                struct kq_aborted **ret, size_t *ret_count);
+
+/* Was the batch with HEADER, one that is transactional and no control batch, aborted? As
+ * kq_aborted. */
+int kq_is_aborted(const struct kq_access *access, const struct kq_batch_header *header,
+                  bool may_block, bool *ret);
 
 /* --- Leader epochs: all of them never block --- */
 

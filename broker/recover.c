@@ -12,6 +12,7 @@
 #include "broker/base/io.h"
 #include "broker/listing.h"
 #include "broker/log_internal.h"
+#include "broker/logproducer.h"
 #include "broker/textindex.h"
 
 #define COPY_BYTES (64 * 1024)
@@ -451,15 +452,6 @@ static int check_all(struct recovery *recovery)
     return r;
 }
 
-/* Kafka keeps here which leader wrote from which offset on; a single node has one. */
-static int write_epochs(int dirfd)
-{
-    static const char text[] = "0\n1\n0 0\n";
-    kq_autoclose int fd = kq_io_open(dirfd, "leader-epoch-checkpoint",
-                                     O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
-    return fd < 0 ? fd : kq_io_pwrite(fd, text, sizeof(text) - 1, 0);
-}
-
 /* Offsets that were given are never given again, even where their messages are lost. */
 static int skip_lost(struct recovery *recovery, int64_t end, int64_t floor)
 {
@@ -509,6 +501,7 @@ int kq_log_recover(struct kq_log *log, const struct kq_log_checkpoint *checkpoin
 {
     struct kq_listing listing = {0};
     struct recovery recovery = {.log = log, .checkpoint = checkpoint, .report = ret};
+    bool adopted = false;
     kq_autoclose int dirfd =
         kq_io_open(log->place.dirfd, log->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
     if (dirfd < 0)
@@ -521,8 +514,13 @@ int kq_log_recover(struct kq_log *log, const struct kq_log_checkpoint *checkpoin
         r = check_all(&recovery);
     if (r == 0)
         r = settle(&recovery);
-    if (r == 0 && !listing.has_epochs)
-        r = write_epochs(dirfd);
+    if (r == 0) {
+        log->aborted.bases = listing.aborted;
+        listing.aborted = (struct kq_buf){0};
+        r = kq_log_load_producers(log, dirfd, &listing, checkpoint, &adopted);
+    }
+    if (r == 0)
+        r = kq_log_load_epochs(log, dirfd, adopted);
     kq_listing_release(&listing);
     return r;
 }

@@ -6,6 +6,7 @@
 #include "broker/base/diag.h"
 #include "broker/base/io.h"
 #include "broker/log_internal.h"
+#include "broker/logproducer.h"
 
 /* --- Removing segments --- */
 
@@ -58,6 +59,8 @@ static int remove_before(struct kq_log *log, const struct kq_segment *keep)
             r = r == 0 ? unlinked : r;
         }
     }
+    if (removed)
+        kq_log_prune_snapshots(log);
     int synced = removed ? sync_directory(log) : 0;
     return r < 0 ? r : synced;
 }
@@ -217,6 +220,7 @@ int kq_log_housekeep(struct kq_log *log, int64_t now_ms, int64_t *ret_next_ms)
     struct kq_log_config config = log->config;
     int rolled = roll_by_time(log, now_ms, &next_ms);
     bool sync = is_sync_due(log, now_ms, &next_ms);
+    kq_log_expire_producers(log, now_ms, &next_ms);
     pthread_mutex_unlock(&log->lock);
     if (sync)
         kq_log_start_sync(log);

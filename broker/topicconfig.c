@@ -21,6 +21,9 @@ struct row {
 static const char *const codecs[] = {"uncompressed", "gzip", "snappy", "lz4", "zstd"};
 static const char *const framings[] = {"line", "write", "file"};
 
+/* Java's client takes it for the fast compressor, and the other levels for the thorough one. */
+#define KAFKA_LZ4_DEFAULT 9
+
 static int refuse(const char **ret_reason, const char *reason)
 {
     *ret_reason = reason;
@@ -161,13 +164,17 @@ static int read_compression(const struct row *row, struct kq_topic_config *confi
                             const char *value, const char **ret_reason)
 {
     int codec = find_word(codecs, kq_array_size(codecs), value);
-    if (codec > KQ_CODEC_NONE)
-        return refuse(ret_reason, "this version stores batches as they come: takes `producer` or "
-                                  "`uncompressed`");
     if (codec < 0 && strcmp(value, "producer") != 0)
-        return refuse(ret_reason, "takes `producer` or `uncompressed`");
+        return refuse(ret_reason, "takes producer, uncompressed, gzip, snappy, lz4 or zstd");
     config->compression = codec;
     return 0;
+}
+
+static int read_gzip_level(const struct row *row, struct kq_topic_config *config, const char *value,
+                           const char **ret_reason)
+{
+    return strcmp(value, "0") == 0 ? refuse(ret_reason, "takes -1 or 1 to 9")
+                                   : read_i32(row, config, value, ret_reason);
 }
 
 static int write_compression(const struct row *row, const struct kq_topic_config *config,
@@ -294,7 +301,10 @@ static int write_separator(const struct row *row, const struct kq_topic_config *
 
 static const struct row rows[] = {
     {"cleanup.policy", read_cleanup, write_cleanup, 0, 0, 0, false},
+    {"compression.gzip.level", read_gzip_level, write_i32, AT(gzip_level), -1, 9, false},
+    {"compression.lz4.level", read_i32, write_i32, AT(lz4_level), 1, 17, false},
     {"compression.type", read_compression, write_compression, 0, 0, 0, false},
+    {"compression.zstd.level", read_i32, write_i32, AT(zstd_level), -131072, 22, false},
     I64("delete.retention.ms", delete_retention_ms, 0),
     {"delimiter", read_delimiter, write_delimiter, 0, 0, 0, true},
     I64("file.delete.delay.ms", file_delete_delay_ms, 0),
@@ -305,6 +315,8 @@ static const struct row rows[] = {
     {"key.separator", read_separator, write_separator, 0, 0, 0, true},
     I64("max.compaction.lag.ms", max_compaction_lag_ms, 1),
     {"max.message.bytes", read_i64, write_i64, AT(max_message_bytes), 0, INT32_MAX, false},
+    I64("message.timestamp.after.max.ms", timestamp_after_max_ms, 0),
+    I64("message.timestamp.before.max.ms", timestamp_before_max_ms, 0),
     {"message.timestamp.type", read_timestamp_type, write_timestamp_type, 0, 0, 0, false},
     {"min.cleanable.dirty.ratio", read_ratio, write_ratio, AT(min_cleanable_dirty_ratio), 0, 1,
      false},
@@ -318,6 +330,17 @@ static const struct row rows[] = {
     I64("segment.jitter.ms", segment_jitter_ms, 0),
     I64("segment.ms", log.segment_ms, 1),
 };
+
+int kq_topic_config_level(const struct kq_topic_config *config)
+{
+    if (config->compression == KQ_CODEC_GZIP)
+        return config->gzip_level;
+    if (config->compression == KQ_CODEC_ZSTD)
+        return config->zstd_level;
+    if (config->compression == KQ_CODEC_LZ4 && config->lz4_level != KAFKA_LZ4_DEFAULT)
+        return config->lz4_level;
+    return 0;
+}
 
 static const struct row *find_row(const char *name)
 {
@@ -359,6 +382,11 @@ void kq_topic_config_defaults(struct kq_topic_config *ret)
         .min_cleanable_dirty_ratio = 0.5,
         .min_insync_replicas = 1,
         .compression = -1,
+        .gzip_level = -1,
+        .lz4_level = KAFKA_LZ4_DEFAULT,
+        .zstd_level = 3,
+        .timestamp_before_max_ms = INT64_MAX,
+        .timestamp_after_max_ms = 3600000,
     };
 }
 
@@ -436,4 +464,16 @@ bool kq_topic_config_is_rendering(const char *name)
 {
     const struct row *row = find_row(name);
     return row && row->rendering;
+}
+
+enum kq_topic_setting_type kq_topic_config_type(const char *name)
+{
+    const struct row *row = find_row(name);
+    if (row->write == write_i64)
+        return KQ_TOPIC_SETTING_LONG;
+    if (row->write == write_i32)
+        return KQ_TOPIC_SETTING_INT;
+    if (row->write == write_ratio)
+        return KQ_TOPIC_SETTING_DOUBLE;
+    return row->write == write_cleanup ? KQ_TOPIC_SETTING_LIST : KQ_TOPIC_SETTING_STRING;
 }

@@ -12,9 +12,10 @@
 
 struct kq_topic_config {
     struct kq_log_config log;
-    int64_t max_message_bytes; /* max.message.bytes */
-    bool compact;              /* cleanup.policy has `compact` */
-    bool log_append_time;      /* message.timestamp.type */
+    int64_t max_message_bytes;                               /* max.message.bytes */
+    bool compact;                                            /* cleanup.policy has `compact` */
+    bool log_append_time;                                    /* message.timestamp.type */
+    int64_t timestamp_before_max_ms, timestamp_after_max_ms; /* message.timestamp.… */
     int64_t segment_jitter_ms; /* segment.jitter.ms: rolls by time are spread over so much */
     struct kq_rendering text;  /* framing, delimiter, key.separator; from_offset unused */
     int64_t file_delete_delay_ms;
@@ -23,7 +24,11 @@ struct kq_topic_config {
     double min_cleanable_dirty_ratio;
     int32_t min_insync_replicas;
     int compression; /* compression.type: enum kq_codec, or -1 for `producer` */
+    int32_t gzip_level, lz4_level, zstd_level; /* compression.….level: as Kafka counts them */
 };
+
+/* The level for kq_codec_compress of what CONFIG asks for. */
+int kq_topic_config_level(const struct kq_topic_config *config);
 
 struct kq_topic_setting {
     const char *name;
@@ -57,6 +62,17 @@ bool kq_topic_config_known(const char *name);
 
 /* The name of setting INDEX (0, 1, …) or NULL behind the last: for listing. */
 const char *kq_topic_config_name(size_t index);
+
+enum kq_topic_setting_type {
+    KQ_TOPIC_SETTING_INT, /* 32 bits */
+    KQ_TOPIC_SETTING_LONG,
+    KQ_TOPIC_SETTING_DOUBLE,
+    KQ_TOPIC_SETTING_STRING,
+    KQ_TOPIC_SETTING_LIST, /* words with commas between */
+};
+
+/* What values NAME, a known one, takes. */
+enum kq_topic_setting_type kq_topic_config_type(const char *name);
 
 /* Is it one that changes how text reads (framing, delimiter, key.separator)? */
 bool kq_topic_config_is_rendering(const char *name);

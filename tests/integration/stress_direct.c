@@ -204,6 +204,8 @@ static int start(const char *data, const char *mountpoint, struct kq_auth *auth)
         .retention_check_ms = 300000,
         .checkpoint_ms = 60000,
         .trail_bytes = 64 << 20,
+        .producer_expiry_ms = 86400000,
+        .max_producers = 1000,
         .max_topics = 10,
         .max_partitions = 10,
         .max_open_files = 100,

@@ -48,6 +48,8 @@ static inline void ground_setup(struct ground *ground)
         .retention_check_ms = 300000,
         .checkpoint_ms = 60000,
         .trail_bytes = 64 << 20,
+        .producer_expiry_ms = 86400000,
+        .max_producers = 1000,
         .max_topics = 1000,
         .max_partitions = 10000,
         .max_open_files = 100,

@@ -45,6 +45,8 @@ static inline void kit_begin_in(struct kit *kit, const char *parent)
     kit->shared.dirfd = open(kit->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     kit->shared.trail_bytes = 64 << 20;
     kit->shared.max_open_files = 100;
+    kit->shared.max_producers = 100;
+    kit->shared.producer_expiry_ms = 86400000;
     if (kq_pool_new("sync", 2, &kit->shared.syncer) != 0)
         abort();
     kit->config = (struct kq_log_config){
