@@ -8,6 +8,8 @@ client through the same scenarios. Bytes travel as base64; null stays null. Comm
                  -1), idempotent -> offsets [n or -1]
     numbers      topic, partition, first, count, idempotent: the values first … first + count - 1 in
                  order, retried until the broker has them -> acknowledged
+    transaction  topic, partition, id (transactional), messages, codec, end ("commit", "abort", "open": left
+                 so) -> offsets [n]
     consume      topic, partition, from ("earliest", "latest", {"offset": n}, {"time": ms}), count,
                  timeout_ms: assigned, no group -> messages [{offset, timestamp, key, value, headers}]
     join         group, topic, instance (null: a dynamic member), begins to consume as a member

@@ -117,6 +117,30 @@ public final class Driver {
         return answer;
     }
 
+    private ObjectNode transaction(JsonNode c) throws Exception {
+        ObjectNode answer = JSON.createObjectNode();
+        var producer = producer("transactional.id", c.get("id").asText(), "delivery.timeout.ms", 20000,
+                "request.timeout.ms", 10000, "compression.type", c.path("codec").asText("none"));
+        producer.initTransactions();
+        producer.beginTransaction();
+        ArrayNode offsets = answer.putArray("offsets");
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        for (JsonNode m : c.get("messages"))
+            sent.add(producer.send(new ProducerRecord<>(c.get("topic").asText(), c.get("partition").asInt(),
+                    raw(m.get("key")), raw(m.get("value")))));
+        producer.flush();
+        for (var done : sent)
+            offsets.add(done.get().offset());
+        String end = c.get("end").asText();
+        if (end.equals("commit"))
+            producer.commitTransaction();
+        else if (end.equals("abort"))
+            producer.abortTransaction();
+        if (!end.equals("open"))
+            producer.close();
+        return answer;
+    }
+
     private ObjectNode numbers(JsonNode c) throws Exception {
         boolean idempotent = c.get("idempotent").asBoolean();
         int first = c.get("first").asInt(), count = c.get("count").asInt(), acknowledged = 0;
@@ -302,6 +326,7 @@ public final class Driver {
         switch (name) {
         case "produce": return produce(c);
         case "numbers": return numbers(c);
+        case "transaction": return transaction(c);
         case "consume": return consume(c);
         case "join": return join(c);
         case "poll": return poll(c);
