@@ -9,6 +9,7 @@
 #include "broker/base/diag.h"
 #include "broker/base/io.h"
 #include "broker/log_internal.h"
+#include "broker/texthole.h"
 #include "broker/textindex.h"
 
 #define NEAR_BYTES (256 * 1024) /* so much is counted by a caller who may not block, if cached */
@@ -30,8 +31,20 @@ int kq_log_measure(struct kq_log *log, const uint8_t *bytes, const struct kq_bat
     return r;
 }
 
-/* Reads the text position that SEGMENT's own file records, if it is not known.
- * 0; KQ_END: it records none. */
+/* Of a segment that was compacted another file says it too. 0; KQ_END; KQ_WOULD_BLOCK; -errno. */
+static int load_from_holes(struct kq_segment *segment, bool may_block)
+{
+    struct kq_holes holes;
+    if (!segment->holes)
+        return KQ_END;
+    int r = kq_segment_read_holes(segment, may_block, &holes);
+    if (r == 0)
+        atomic_store_explicit(&segment->text_base, holes.text_base, memory_order_release);
+    return r == -EBADMSG ? KQ_END : r;
+}
+
+/* Reads the text position that SEGMENT's own files record, if it is not known.
+ * 0; KQ_END: they record none. */
 static int load_header(struct kq_segment *segment, pthread_mutex_t *lock, bool may_block)
 {
     uint8_t header[KQ_TEXT_HEADER];
@@ -50,10 +63,11 @@ static int load_header(struct kq_segment *segment, pthread_mutex_t *lock, bool m
         r = n < 0 ? (int)n : n < KQ_TEXT_HEADER ? KQ_END : 0;
     }
     kq_file_unref(file);
-    if (r == -ENOENT || r == -EINVAL)
-        return KQ_END;
-    if (r == 0 && kq_text_header_read(header, segment->base, &base) < 0)
-        return KQ_END;
+    if (r == -ENOENT || r == -EINVAL ||
+        (r == 0 && kq_text_header_read(header, segment->base, &base) < 0))
+        r = KQ_END;
+    if (r == KQ_END)
+        return load_from_holes(segment, may_block);
     if (r == 0) {
         segment->text_header = true;
         atomic_store_explicit(&segment->text_base, base, memory_order_release);
@@ -214,10 +228,13 @@ static int count_segment(struct kq_log *log, bool may_block)
 static int next_segment(struct kq_log *log, struct kq_segment *next)
 {
     struct kq_segment *segment = log->counted_in;
-    int64_t base = segment->text_base + log->counted_text;
+    struct kq_holes holes = {.span = log->counted_text};
     int r = kq_segment_flush_text(segment, &log->map);
-    if (r < 0)
+    if (r == 0 && segment->holes)
+        r = kq_segment_read_holes(segment, true, &holes);
+    if (r < 0 && r != -EBADMSG)
         return r;
+    int64_t base = segment->text_base + holes.span;
     r = load_header(next, &log->map, true);
     if (r < 0)
         return r;

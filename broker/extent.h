@@ -18,6 +18,7 @@ struct kq_extent {
     int64_t base_offset;   /* of the first batch */
     int64_t next_offset;   /* behind the last batch; -1 where a maximum cut the extent */
     int64_t text;          /* text position of the first batch's text, -1 where not asked */
+    bool holes;            /* there may be holes in the text between its messages */
     struct kq_file *owner; /* NULL: an empty extent, nothing to release */
 };
 

@@ -17,7 +17,7 @@ static TAILQ_HEAD(, kq_file) open_list = TAILQ_HEAD_INITIALIZER(open_list);
 static unsigned open_count;
 
 static const char *const suffixes[KQ_FILE_KINDS] = {"log", "index", "timeindex", "textindex",
-                                                    "txnindex"};
+                                                    "textholes", "txnindex"};
 
 void kq_file_name(int64_t base, enum kq_file_kind kind, char *ret)
 {

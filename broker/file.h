@@ -19,6 +19,7 @@ enum kq_file_kind {
     KQ_FILE_INDEX,
     KQ_FILE_TIMEINDEX,
     KQ_FILE_TEXTINDEX,
+    KQ_FILE_TEXTHOLES, /* of segments that were compacted (texthole.h) */
     KQ_FILE_TXNINDEX,
     KQ_FILE_KINDS,
 };
@@ -30,7 +31,8 @@ enum kq_file_kind {
 struct kq_file_place {
     int dirfd; /* the data directory */
     unsigned max_open;
-    const char *directory; /* the log's, in it */
+    const char *directory;  /* the log's, in it */
+    pthread_mutex_t *names; /* held while another file is put under a name that is in use */
 };
 
 struct kq_file {

@@ -5,6 +5,7 @@
 #include "broker/base/endian.h"
 #include "broker/base/io.h"
 #include "broker/base/mem.h"
+#include "broker/texthole.h"
 #include "broker/textindex.h"
 
 #define BLOCK_BYTES 4096 /* the last steps of a search read so much at once */
@@ -36,11 +37,16 @@ int kq_index_init(struct kq_index *index, enum kq_file_kind kind, const struct k
         [KQ_FILE_INDEX] = KQ_OFFSET_ENTRY,
         [KQ_FILE_TIMEINDEX] = KQ_TIME_ENTRY,
         [KQ_FILE_TEXTINDEX] = KQ_TEXT_ENTRY,
+        [KQ_FILE_TEXTHOLES] = KQ_HOLE_ENTRY,
+    };
+    static const uint8_t header_sizes[KQ_FILE_KINDS] = {
+        [KQ_FILE_TEXTINDEX] = KQ_TEXT_HEADER,
+        [KQ_FILE_TEXTHOLES] = KQ_HOLES_HEADER,
     };
     *index = (struct kq_index){
         .kind = (uint8_t)kind,
         .entry_size = entry_sizes[kind],
-        .header_size = kind == KQ_FILE_TEXTINDEX ? KQ_TEXT_HEADER : 0,
+        .header_size = header_sizes[kind],
     };
     return kq_file_new(place, base, kind, &index->file);
 }

@@ -1,6 +1,7 @@
 /* A sparse index: fixed-size entries in a file, the youngest in a small buffer behind it.
  *
- * One kind of index for offsets (.index), times (.timeindex) and text (.textindex). Entries are
+ * One kind of index for offsets (.index), times (.timeindex), text (.textindex) and what compaction
+ * took out of it (.textholes, which is never appended to). Entries are
  * written when the buffer is full and where the log asks for it; what a crash takes with it is
  * rebuilt from the log. An index is a hint: whoever uses an entry compares it with the batch that
  * it points to.
@@ -17,7 +18,7 @@
 #include "broker/file.h"
 
 #define KQ_INDEX_TAIL 64 /* entries in the buffer */
-#define KQ_INDEX_ENTRY_MAX 16
+#define KQ_INDEX_ENTRY_MAX 20
 
 /* Kafka's: relative offset of a batch's last message u32, file position of the batch u32. */
 #define KQ_OFFSET_ENTRY 8

@@ -16,6 +16,7 @@ struct kq_listing {
 struct kq_listed {
     int64_t base;
     int64_t size;
+    bool holes; /* it was compacted: there is a .textholes */
 };
 
 static inline size_t kq_listing_count(const struct kq_listing *listing)
@@ -29,7 +30,7 @@ static inline const struct kq_listed *kq_listing_at(const struct kq_listing *lis
 }
 
 /* Lists DIRFD, a log's directory; NAME is for messages. Removes what an interrupted removal or
- * replacement left over, reports and leaves alone what is not a log's. Release it after any result.
- * -errno. */
+ * replacement left over, finishes a replacement of segments that was decided (compactswap.h),
+ * reports and leaves alone what is not a log's. Release it after any result. -errno. */
 int kq_listing_read(int dirfd, const char *name, struct kq_listing *ret);
 void kq_listing_release(struct kq_listing *listing);

@@ -191,6 +191,7 @@ static void free_log(struct kq_log *log)
     for (size_t i = 0; i < log->segment_count; i++)
         kq_segment_unref(log->segments[i]);
     kq_segment_unref(log->counted_in);
+    kq_log_forget_layout(log);
     kq_producers_clear(&log->producers, -1);
     kq_buf_release(&log->snapshots);
     kq_aborted_destroy(&log->aborted);
@@ -198,6 +199,7 @@ static void free_log(struct kq_log *log)
     free(log->segments);
     free(log->name);
     pthread_mutex_destroy(&log->removing);
+    pthread_mutex_destroy(&log->names);
     pthread_mutex_destroy(&log->lock);
     pthread_mutex_destroy(&log->map);
     pthread_mutex_destroy(&log->counting);
@@ -220,7 +222,11 @@ static struct kq_log *new_log(const struct kq_log_shared *shared, const char *na
     log->shared = shared;
     log->name = copy;
     log->place = (struct kq_file_place){
-        .dirfd = shared->dirfd, .max_open = shared->max_open_files, .directory = copy};
+        .dirfd = shared->dirfd,
+        .max_open = shared->max_open_files,
+        .directory = copy,
+        .names = &log->names,
+    };
     log->config = *config;
     log->max_batch_bytes = config->max_batch_bytes;
     log->renderings = renderings;
@@ -231,6 +237,7 @@ static struct kq_log *new_log(const struct kq_log_shared *shared, const char *na
     kq_producers_init(&log->producers, shared->max_producers, -1);
     kq_aborted_init(&log->aborted);
     pthread_mutex_init(&log->removing, NULL);
+    pthread_mutex_init(&log->names, NULL);
     pthread_mutex_init(&log->lock, NULL);
     pthread_mutex_init(&log->map, NULL);
     pthread_mutex_init(&log->counting, NULL);
@@ -513,4 +520,5 @@ void kq_log_bounds(struct kq_log *log, struct kq_log_bounds *ret)
         kq_min64(ret->end, atomic_load_explicit(&log->unstable, memory_order_acquire));
     ret->bytes = atomic_load_explicit(&log->bytes, memory_order_relaxed);
     ret->modified_ms = atomic_load_explicit(&log->modified_ms, memory_order_relaxed);
+    ret->layout = atomic_load_explicit(&log->layout, memory_order_acquire);
 }

@@ -166,14 +166,38 @@ int64_t kq_log_checkpoint(struct kq_log *log);
 /* Never blocks. */
 void kq_log_bounds(struct kq_log *log, struct kq_log_bounds *ret);
 
+/* Text positions never change: what retention took is gone at the front, what compaction took stays
+ * a hole. Without the holes the text is packed: packed positions hold for one layout, which changes
+ * whenever something is cleaned away. */
 struct kq_log_text_bounds {
     int64_t start; /* text position of the first retained message */
     int64_t end;   /* text position behind the last stable message: all text there has ever been */
+    uint64_t layout;
+    int64_t removed; /* bytes of holes: END is packed position END - REMOVED */
+    int64_t settled; /* there is no hole behind this text position */
 };
 
 /* Counts the text of batches that were appended without a length first.
  * 0; KQ_WOULD_BLOCK unless MAY_BLOCK, where that means reading the log; -errno. */
 int kq_log_text_bounds(struct kq_log *log, bool may_block, struct kq_log_text_bounds *ret);
+
+/* The packed position of TEXT, or of what follows where it lies in a hole, and the layout for which
+ * it holds. 0; KQ_WOULD_BLOCK; -errno. */
+int kq_log_pack(struct kq_log *log, int64_t text, bool may_block, int64_t *ret_packed,
+                uint64_t *ret_layout);
+
+/* The text position of PACKED in LAYOUT. 0; KQ_GONE (the layout has changed); KQ_WOULD_BLOCK;
+ * -errno. */
+int kq_log_unpack(struct kq_log *log, int64_t packed, uint64_t layout, bool may_block,
+                  int64_t *ret_text);
+
+/* The text position of the first message at or behind OFFSET, the end of text behind the last.
+ * 0; KQ_GONE; KQ_BEYOND; KQ_WOULD_BLOCK; -errno. */
+int kq_log_text_of_offset(struct kq_log *log, int64_t offset, bool may_block, int64_t *ret);
+
+/* The first text position at or behind TEXT that lies in no hole. 0; KQ_GONE; KQ_BEYOND;
+ * KQ_WOULD_BLOCK; -errno. */
+int kq_log_next_text(struct kq_log *log, int64_t text, bool may_block, int64_t *ret);
 
 /* An extent that begins with the batch that contains OFFSET (in a gap: the next) and goes on for at
  * most MAX_BYTES (but the first batch is whole) within one segment; ends at a batch boundary unless
@@ -194,9 +218,10 @@ int kq_log_read(struct kq_log *log, int64_t offset, uint32_t max_bytes, bool wan
 int kq_log_read_next(struct kq_log *log, const struct kq_extent *before, uint32_t max_bytes,
                      struct kq_extent *ret);
 
-/* As kq_log_read with WANT_TEXT, by text position: the batch whose text contains TEXT. KQ_END where
- * TEXT is the end of text. -EIO: the place is damaged, TEXT was lost; what is behind it has the
- * positions that it always had. */
+/* As kq_log_read with WANT_TEXT, by text position: the batch whose text contains TEXT, and
+ * ret->text so that as many bytes of text as TEXT is behind it come before TEXT in the extent.
+ * KQ_END where TEXT is the end of text. KQ_HOLE: it was cleaned away. -EIO: the place is damaged,
+ * TEXT was lost; what is behind it has the positions that it always had. */
 int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool may_block,
                      struct kq_extent *ret);
 
@@ -214,7 +239,9 @@ int kq_log_find_newest(struct kq_log *log, bool may_block, int64_t *ret_offset,
 struct kq_log_range {
     int64_t base_offset, next_offset;
     int64_t text_start, text_end;
+    int64_t text_length; /* what of that is not cleaned away */
     int64_t max_timestamp;
+    uint64_t layout; /* since which the segment is as it is; 0: it was never compacted */
 };
 
 /* The first sealed segment whose base offset is >= FROM and which is retained whole.

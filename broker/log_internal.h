@@ -1,7 +1,7 @@
 /* The partition log's inside: shared by the sources of the log, nobody else.
  *
- * Locks, in the order in which they may be taken: removing, counting, lock, renderings_lock, map;
- * sync_lock is taken alone. Nothing waits for a disk under `map` or `sync_lock`. */
+ * Locks, in the order in which they may be taken: removing, counting, names, lock, renderings_lock,
+ * map; sync_lock is taken alone. Nothing waits for a disk under `map` or `sync_lock`. */
 #pragma once
 
 #include <pthread.h>
@@ -20,7 +20,8 @@ struct kq_log {
     struct kq_file_place place;
     char *name;
 
-    pthread_mutex_t removing; /* one removal of segments at a time */
+    pthread_mutex_t removing; /* one removal or replacement of segments at a time */
+    pthread_mutex_t names;    /* the place's */
 
     pthread_mutex_t lock; /* orders writers; guards the writer's fields of segments, and: */
     struct kq_log_config config;
@@ -66,11 +67,24 @@ struct kq_log {
     int64_t counted_text;  /* relative to the segment */
     int64_t counted_entry; /* position of the last text entry */
 
+    /* Holes in the text (textlayout.c). The array is under map. */
+    _Atomic uint64_t layout;    /* changes when text is cleaned away; 0: none ever was */
+    struct kq_text_step *steps; /* one for each segment with holes, ascending */
+    size_t step_count;
+    bool steps_known;
+    int64_t steps_before; /* bytes of holes in segments that retention took since LAYOUT */
+
     pthread_mutex_t sync_lock;
     pthread_cond_t sync_idle;
     struct kq_sync *waiting, **last_waiting;
     bool sync_running, sync_wanted;
     struct kq_job sync_job;
+};
+
+/* A segment with holes in its text. */
+struct kq_text_step {
+    struct kq_segment *segment; /* referenced; its text_base, span and length are known */
+    int64_t before;             /* bytes of holes in those before it */
 };
 
 static inline struct kq_segment *kq_log_active(struct kq_log *log)
@@ -137,6 +151,39 @@ int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t posit
  * damage; -errno. With no lock held. (textwalk.c) */
 int kq_log_find_text(struct kq_log *log, struct kq_segment *segment, bool by_text, int64_t wanted,
                      bool may_block, struct kq_found *ret_found, int64_t *ret_text);
+
+struct kq_holes;
+
+/* What the .textholes of SEGMENT, which has one, says. 0; -EBADMSG; KQ_WOULD_BLOCK; -errno.
+ * (textlayout.c) */
+int kq_segment_read_holes(struct kq_segment *segment, bool may_block, struct kq_holes *ret);
+
+/* How much text SEGMENT has, a sealed one whose text_base is known. -errno. May block. */
+int kq_log_text_in(struct kq_log *log, struct kq_segment *segment, int64_t *ret);
+
+/* What was compacted says of SEGMENT's text, from its own file or, where that is damaged, by
+ * counting. 0; KQ_WOULD_BLOCK; -errno. (textlayout.c) */
+int kq_log_load_holes(struct kq_log *log, struct kq_segment *segment, bool may_block);
+
+/* Where a position PACKED in the text that SEGMENT has stands in the text it had; both relative.
+ * What begins behind a hole stands behind it. 0; KQ_WOULD_BLOCK; -errno. */
+int kq_log_place_text(struct kq_log *log, struct kq_segment *segment, int64_t packed,
+                      bool may_block, int64_t *ret);
+
+/* The reverse. 0; KQ_HOLE: it was cleaned away, RET is where the text behind it begins, which is
+ * the end of it where there is none; KQ_END: PLACE is behind SEGMENT, which has holes;
+ * KQ_WOULD_BLOCK; -errno. */
+int kq_log_pack_text(struct kq_log *log, struct kq_segment *segment, int64_t place, bool may_block,
+                     int64_t *ret);
+
+/* What the layout says of the log's text: layout, removed, settled. 0; KQ_WOULD_BLOCK; -errno. */
+int kq_log_layout_bounds(struct kq_log *log, bool may_block, struct kq_log_text_bounds *ret);
+
+/* SEGMENT is the first and leaves the list. With map held. */
+void kq_log_layout_drops(struct kq_log *log, const struct kq_segment *segment);
+
+/* Frees what is known of the layout. With map held, or nobody else there. */
+void kq_log_forget_layout(struct kq_log *log);
 
 /* Text length of the whole batch at BYTES between FROM and TO; a batch that cannot be read has
  * none. -ENOMEM. */

@@ -23,6 +23,7 @@ int kq_log_make_extent(struct kq_segment *segment, const struct kq_found *found,
         .base_offset = found->base_offset,
         .next_offset = cut ? -1 : state.next_offset,
         .text = -1,
+        .holes = segment->holes != NULL,
         .owner = segment->file,
     };
     if (cut && ret->length == found->size)

@@ -4,19 +4,44 @@
 #include "broker/base/diag.h"
 #include "broker/log_internal.h"
 
-int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t position, bool may_block,
-                   int64_t *ret)
+/* The text of the batch at POSITION in the text that SEGMENT has. */
+static int packed_text_of(struct kq_log *log, struct kq_segment *segment, int64_t position,
+                          bool may_block, int64_t *ret)
 {
     struct kq_found found;
-    int64_t base, text = 0;
+    int64_t base;
+    *ret = 0;
     int r = kq_log_count_text(log, may_block);
     if (r == 0)
         r = kq_log_text_base(log, segment, may_block, &base);
     if (r == 0 && position > 0)
-        r = kq_log_find_text(log, segment, false, position, may_block, &found, &text);
-    if (r == 0)
-        *ret = base + text;
+        r = kq_log_find_text(log, segment, false, position, may_block, &found, ret);
     return r == KQ_END ? -EBADMSG : r;
+}
+
+/* The text position of what begins at PACKED in the text that SEGMENT has. KQ_END: nothing does. */
+static int place_packed(struct kq_log *log, struct kq_segment *segment, int64_t packed,
+                        bool may_block, int64_t *ret)
+{
+    int64_t place;
+    int r = kq_log_place_text(log, segment, packed, may_block, &place);
+    if (r == 0 && segment->holes && packed >= segment->text_length)
+        r = KQ_END;
+    if (r == 0)
+        *ret = segment->text_base + place;
+    return r;
+}
+
+int kq_log_text_of(struct kq_log *log, struct kq_segment *segment, int64_t position, bool may_block,
+                   int64_t *ret)
+{
+    int64_t packed, place;
+    int r = packed_text_of(log, segment, position, may_block, &packed);
+    if (r == 0)
+        r = kq_log_place_text(log, segment, packed, may_block, &place);
+    if (r == 0)
+        *ret = segment->text_base + place;
+    return r;
 }
 
 /* Text length of the messages before OFFSET in the batch FOUND. Of a damaged one nobody can tell:
@@ -100,20 +125,18 @@ static int text_of_offset(struct kq_log *log, struct kq_segment *segment, int64_
                           bool may_block, int64_t *ret)
 {
     struct kq_found found;
-    int64_t text, before = 0;
-    if (offset <= segment->base)
+    int64_t text = 0, before = 0;
+    if (offset <= segment->base && !segment->holes)
         return kq_log_text_base(log, segment, may_block, ret);
     int r = kq_segment_find(segment, &log->map, offset, may_block, &found);
     bool lost = r == -EBADMSG;
     if (lost)
         r = find_damage(segment, offset, may_block, &found);
     if (r == 0)
-        r = kq_log_text_of(log, segment, found.position, may_block, &text);
+        r = packed_text_of(log, segment, found.position, may_block, &text);
     if (r == 0 && !lost && found.base_offset < offset)
         r = text_in_batch(log, segment, &found, offset, may_block, &before);
-    if (r == 0)
-        *ret = text + before;
-    return r;
+    return r == 0 ? place_packed(log, segment, text + before, may_block, ret) : r;
 }
 
 static int find_start(struct kq_log *log, int64_t start, bool may_block, int64_t *ret)
@@ -175,9 +198,32 @@ int kq_log_text_bounds(struct kq_log *log, bool may_block, struct kq_log_text_bo
     } while (r < 0 && moved(log, log_start));
     if (r != 0)
         return r;
+    r = kq_log_layout_bounds(log, may_block, ret);
+    if (r != 0)
+        return r;
     ret->end = atomic_load_explicit(&log->text_end, memory_order_acquire);
     ret->start = kq_min64(start, ret->end);
     return 0;
+}
+
+int kq_log_text_of_offset(struct kq_log *log, int64_t offset, bool may_block, int64_t *ret)
+{
+    int64_t log_start, end, text;
+    int r;
+    do {
+        log_start = atomic_load_explicit(&log->start, memory_order_acquire);
+        end = atomic_load_explicit(&log->end, memory_order_acquire);
+        if (offset < log_start || offset > end)
+            return offset < log_start ? KQ_GONE : KQ_BEYOND;
+        r = kq_log_count_text(log, may_block);
+        /* Whatever is appended from here on begins there or behind it. */
+        text = atomic_load_explicit(&log->text_end, memory_order_acquire);
+        if (r == 0 && offset < end)
+            r = find_start(log, offset, may_block, &text);
+    } while (r < 0 && moved(log, log_start));
+    if (r == 0 || r == KQ_END)
+        *ret = text;
+    return r == KQ_END ? 0 : r;
 }
 
 /* Segment number AT of the list, referenced; NULL behind the last. */
@@ -242,7 +288,7 @@ static int read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
 {
     struct kq_segment *segment;
     struct kq_found found;
-    int64_t base = 0, at = 0;
+    int64_t base = 0, packed = 0, at = 0;
     int r = check_text(log, text, may_block);
     if (r == 0)
         r = segment_of_text(log, text, may_block, &segment);
@@ -251,8 +297,9 @@ static int read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
     do {
         r = kq_log_text_base(log, segment, may_block, &base);
         if (r == 0)
-            r = kq_log_find_text(log, segment, true, kq_max64(text - base, 0), may_block, &found,
-                                 &at);
+            r = kq_log_pack_text(log, segment, kq_max64(text - base, 0), may_block, &packed);
+        if (r == 0)
+            r = kq_log_find_text(log, segment, true, packed, may_block, &found, &at);
         if (r != KQ_END)
             break;
         struct kq_segment *next = kq_log_segment_after(log, segment);
@@ -260,7 +307,7 @@ static int read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
         segment = next;
     } while (segment);
     /* Text that there should be but no batch has: it was lost, up to what was found. */
-    if (r == KQ_END || (r == 0 && base + at > text)) {
+    if (r == KQ_END || (r == 0 && (base > text || at > packed))) {
         kq_diag_limited(60000, LOG_ERR,
                         "%s: the text at position %" PRId64
                         " is missing: reading there fails, what is behind is served",
@@ -270,7 +317,7 @@ static int read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
     if (r == 0)
         r = kq_log_make_extent(segment, &found, max_bytes, may_block, ret);
     if (r == 0)
-        ret->text = base + at;
+        ret->text = text - (packed - at);
     kq_segment_unref(segment);
     return r;
 }
@@ -294,6 +341,51 @@ int kq_log_read_text(struct kq_log *log, int64_t text, uint32_t max_bytes, bool 
     return r;
 }
 
+/* As kq_log_next_text, of what is retained. */
+static int next_text(struct kq_log *log, int64_t text, bool may_block, int64_t *ret)
+{
+    struct kq_segment *segment;
+    int64_t base = 0, packed = 0, place = 0;
+    int r = segment_of_text(log, text, may_block, &segment);
+    if (r != 0)
+        return r;
+    do {
+        r = kq_log_text_base(log, segment, may_block, &base);
+        text = kq_max64(text, base);
+        if (r == 0)
+            r = kq_log_pack_text(log, segment, text - base, may_block, &packed);
+        if (r == KQ_HOLE) {
+            r = kq_log_place_text(log, segment, packed, may_block, &place);
+            text = base + place;
+            r = r == 0 && packed >= segment->text_length ? KQ_END : r;
+        }
+        if (r != KQ_END)
+            break;
+        struct kq_segment *next = kq_log_segment_after(log, segment);
+        kq_segment_unref(segment);
+        segment = next;
+    } while (segment);
+    kq_segment_unref(segment);
+    if (r == 0 || r == KQ_END)
+        *ret = text;
+    return r == KQ_END ? 0 : r;
+}
+
+int kq_log_next_text(struct kq_log *log, int64_t text, bool may_block, int64_t *ret)
+{
+    int r;
+    int64_t start;
+    do {
+        start = atomic_load_explicit(&log->start, memory_order_acquire);
+        r = check_text(log, text, may_block);
+        if (r == 0)
+            r = next_text(log, text, may_block, ret);
+    } while (r < 0 && moved(log, start));
+    if (r == KQ_END)
+        *ret = text;
+    return r == KQ_END ? 0 : r;
+}
+
 int kq_log_next_range(struct kq_log *log, int64_t from, bool may_block, struct kq_log_range *ret)
 {
     from = kq_max64(from, atomic_load_explicit(&log->start, memory_order_acquire));
@@ -310,10 +402,15 @@ int kq_log_next_range(struct kq_log *log, int64_t from, bool may_block, struct k
         r = kq_log_text_base(log, segment, may_block, &range.text_start);
     if (r == 0)
         r = kq_log_text_base(log, next, may_block, &range.text_end);
+    if (r == 0 && segment->holes)
+        r = kq_log_load_holes(log, segment, may_block);
     if (r == 0)
         r = kq_segment_max_timestamp(segment, &log->map, may_block, &range.max_timestamp);
     if (r == 0) {
         range.next_offset = segment->next_offset;
+        range.layout = segment->layout;
+        range.text_length =
+            segment->holes ? segment->text_length : range.text_end - range.text_start;
         *ret = range;
     }
     kq_segment_unref(segment);

@@ -81,20 +81,21 @@ int kq_segment_replace_index(struct kq_segment *segment, struct kq_index *index,
     if (r < 0)
         return r;
     kq_file_name(segment->base, (enum kq_file_kind)index->kind, name);
-    r = kq_io_replace(dirfd, name, bytes->data, bytes->length, 0600);
-    if (r < 0) {
-        kq_file_unref(fresh);
-        return r;
+    struct kq_file *unused = fresh;
+    pthread_mutex_lock(place->names);
+    r = segment->retired ? -ESTALE : kq_io_replace(dirfd, name, bytes->data, bytes->length, 0600);
+    if (r == 0) {
+        pthread_mutex_lock(lock);
+        unused = index->file;
+        index->file = fresh;
+        index->stored = (uint32_t)((bytes->length - index->header_size) / index->entry_size);
+        index->tail_count = 0;
+        index->loaded = true;
+        pthread_mutex_unlock(lock);
     }
-    pthread_mutex_lock(lock);
-    struct kq_file *old = index->file;
-    index->file = fresh;
-    index->stored = (uint32_t)((bytes->length - index->header_size) / index->entry_size);
-    index->tail_count = 0;
-    index->loaded = true;
-    pthread_mutex_unlock(lock);
-    kq_file_unref(old);
-    return 0;
+    pthread_mutex_unlock(place->names);
+    kq_file_unref(unused);
+    return r;
 }
 
 int kq_segment_rebuild(struct kq_segment *segment, pthread_mutex_t *lock)

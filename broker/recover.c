@@ -426,6 +426,14 @@ static int add_listed(struct recovery *recovery, const struct kq_listing *listin
     int r = kq_segment_new(&log->place, found->base, log->config.index_interval_bytes, &segment);
     if (r < 0)
         return r;
+    if (found->holes) {
+        r = kq_segment_set_holes(segment, 1);
+        log->layout = 1;
+    }
+    if (r < 0) {
+        kq_segment_unref(segment);
+        return r;
+    }
     segment->sealed = !last;
     segment->size = kq_min64(found->size, KQ_SEGMENT_MAX);
     segment->next_offset =
@@ -469,6 +477,13 @@ static int skip_lost(struct recovery *recovery, int64_t end, int64_t floor)
     return kq_log_create_segment(log, floor);
 }
 
+/* The file behind a compacted segment is missing: nothing is appended to that one. */
+static int begin_behind_compacted(struct kq_log *log, int64_t end)
+{
+    kq_log_active(log)->sealed = true;
+    return kq_log_create_segment(log, end);
+}
+
 static int settle(struct recovery *recovery)
 {
     struct kq_log *log = recovery->log;
@@ -482,6 +497,8 @@ static int settle(struct recovery *recovery)
         r = skip_lost(recovery, end, floor);
     else if (log->segment_count == 0)
         r = kq_log_create_segment(log, 0);
+    else if (kq_log_active(log)->holes)
+        r = begin_behind_compacted(log, end);
     if (r < 0)
         return r;
     struct kq_segment *active = kq_log_active(log);

@@ -16,6 +16,7 @@ static void drop_first(struct kq_log *log)
     pthread_mutex_lock(&log->lock);
     pthread_mutex_lock(&log->map);
     struct kq_segment *segment = log->segments[0];
+    kq_log_layout_drops(log, segment);
     log->segment_count--;
     memmove(log->segments, log->segments + 1, log->segment_count * sizeof(segment));
     pthread_mutex_unlock(&log->map);

@@ -19,7 +19,7 @@ int kq_segment_new(const struct kq_file_place *place, int64_t base, int32_t inte
     segment->interval = interval;
     segment->next_offset = base;
     segment->last_base = segment->last_position = -1;
-    segment->text_base = -1;
+    segment->text_base = segment->text_span = segment->text_length = -1;
     segment->first_timestamp = KQ_NO_TIME;
     segment->max_timestamp = KQ_NO_TIME;
     int r = kq_file_new(place, base, KQ_FILE_LOG, &segment->file);
@@ -34,6 +34,21 @@ int kq_segment_new(const struct kq_file_place *place, int64_t base, int32_t inte
     else
         *ret = segment;
     return r;
+}
+
+int kq_segment_set_holes(struct kq_segment *segment, uint64_t layout)
+{
+    struct kq_index *holes = kq_zalloc(sizeof(*holes));
+    if (!holes)
+        return -ENOMEM;
+    int r = kq_index_init(holes, KQ_FILE_TEXTHOLES, segment->file->place, segment->base);
+    if (r < 0) {
+        free(holes);
+        return r;
+    }
+    segment->holes = holes;
+    segment->layout = layout;
+    return 0;
 }
 
 void kq_segment_ref(struct kq_segment *segment)
@@ -51,6 +66,9 @@ void kq_segment_unref(struct kq_segment *segment)
     kq_index_release(&segment->offsets);
     kq_index_release(&segment->times);
     kq_index_release(&segment->texts);
+    if (segment->holes)
+        kq_index_release(segment->holes);
+    free(segment->holes);
     free(segment);
 }
 
@@ -181,6 +199,46 @@ int kq_segment_write_text_header(struct kq_segment *segment, pthread_mutex_t *lo
         segment->text_header = true;
         segment->texts.dirty = true;
     }
+    return r;
+}
+
+#define SEGMENT_FILES 5
+
+/* The files of SEGMENT, referenced. */
+static size_t list_files(struct kq_segment *segment, pthread_mutex_t *lock,
+                         struct kq_file *ret[SEGMENT_FILES])
+{
+    size_t count = 0;
+    pthread_mutex_lock(lock);
+    ret[count++] = segment->file;
+    ret[count++] = segment->offsets.file;
+    ret[count++] = segment->times.file;
+    ret[count++] = segment->texts.file;
+    if (segment->holes)
+        ret[count++] = segment->holes->file;
+    for (size_t i = 0; i < count; i++)
+        kq_file_ref(ret[i]);
+    pthread_mutex_unlock(lock);
+    return count;
+}
+
+int kq_segment_retire(struct kq_segment *segment, pthread_mutex_t *lock)
+{
+    struct kq_file *files[SEGMENT_FILES];
+    size_t count = list_files(segment, lock, files), held = 0;
+    int fd, r = 0;
+    /* Uses that nobody ends: the descriptors stay until the last reference goes. An index that is
+     * missing is made, so that nobody opens that of the successor in its place. */
+    while (held < count && r == 0) {
+        r = kq_file_use(files[held], held == 0 ? 0 : KQ_FILE_CREATE, &fd);
+        held += r == 0;
+    }
+    for (size_t i = 0; i < held && r < 0; i++)
+        kq_file_done(files[i]);
+    for (size_t i = 0; i < count; i++)
+        kq_file_unref(files[i]);
+    if (r == 0)
+        segment->retired = true;
     return r;
 }
 

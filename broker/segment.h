@@ -30,6 +30,7 @@ struct kq_segment {
     int64_t base;
     struct kq_file *file;
     struct kq_index offsets, times, texts;
+    struct kq_index *holes; /* NULL: it was never compacted (texthole.h) */
 
     _Atomic uint32_t sequence; /* odd while the four below change */
     _Atomic int64_t next_offset, size, last_base, last_position;
@@ -41,7 +42,12 @@ struct kq_segment {
     atomic_bool sealed;            /* no more batches will come */
     atomic_bool rebuilt;           /* .index and .timeindex were: once is enough */
     atomic_bool text_rebuilt;      /* so was .textindex */
+    atomic_bool holes_lost;        /* .textholes is damaged */
+    atomic_bool retired;           /* another one is in its place, under its files' names */
     _Atomic int32_t interval;      /* index.interval.bytes */
+    _Atomic int64_t text_span;     /* where there are holes: what their file says; -1: not read */
+    _Atomic int64_t text_length;
+    uint64_t layout; /* of the log's text, since it was compacted; 0: it never was */
 
     /* the writer's */
     bool pinned;                  /* the file is kept open: it has bytes that were not synced */
@@ -55,6 +61,10 @@ struct kq_segment {
 /* A segment in memory that is empty so far. INTERVAL: index.interval.bytes. -ENOMEM. */
 int kq_segment_new(const struct kq_file_place *place, int64_t base, int32_t interval,
                    struct kq_segment **ret);
+
+/* SEGMENT was compacted, in LAYOUT of the log's text. Before others see it. -ENOMEM. */
+int kq_segment_set_holes(struct kq_segment *segment, uint64_t layout);
+
 void kq_segment_ref(struct kq_segment *segment);
 void kq_segment_unref(struct kq_segment *segment); /* NULL is fine */
 
@@ -109,10 +119,15 @@ int kq_segment_max_timestamp(struct kq_segment *segment, pthread_mutex_t *lock, 
 int kq_segment_find_time(struct kq_segment *segment, pthread_mutex_t *lock, int64_t timestamp_ms,
                          int64_t from, bool may_block, struct kq_found *ret);
 
+/* Another segment is about to be put under the names of SEGMENT's files, which is sealed: keeps
+ * them open for those who still read it, and lets nobody write any of them anew. With place->names
+ * held; SEGMENT stays as it is after an error. -errno. */
+int kq_segment_retire(struct kq_segment *segment, pthread_mutex_t *lock);
+
 /* Writes .index and .timeindex of a sealed segment anew from its batches, also those behind a
  * damaged place. -errno. */
 int kq_segment_rebuild(struct kq_segment *segment, pthread_mutex_t *lock);
 
-/* Puts BYTES in place of INDEX's file. */
+/* Puts BYTES in place of INDEX's file. -ESTALE: the segment is retired. */
 int kq_segment_replace_index(struct kq_segment *segment, struct kq_index *index,
                              pthread_mutex_t *lock, const struct kq_buf *bytes);

@@ -195,12 +195,10 @@ static int segment_end(const struct text_walk *at, struct anchor *ret)
         }
     }
     struct anchor end = {.position = segment->size, .offset = next->base, .is_end = true};
-    int r = kq_log_text_base(log, next, true, &end.text);
     kq_segment_unref(next);
-    if (r == 0) {
-        end.text -= segment->text_base;
+    int r = kq_log_text_in(log, segment, &end.text);
+    if (r == 0)
         *ret = end;
-    }
     return r;
 }
 
@@ -323,17 +321,6 @@ static int find_once(struct kq_log *log, struct kq_segment *segment, bool by_tex
     return r;
 }
 
-/* Where the text of the segment behind SEGMENT begins, -1: nobody knows. */
-static int64_t next_base(struct kq_log *log, struct kq_segment *segment)
-{
-    int64_t base = -1;
-    struct kq_segment *next = kq_log_segment_after(log, segment);
-    if (next && kq_log_text_base(log, next, true, &base) != 0)
-        base = -1;
-    kq_segment_unref(next);
-    return base;
-}
-
 int kq_log_find_text(struct kq_log *log, struct kq_segment *segment, bool by_text, int64_t wanted,
                      bool may_block, struct kq_found *ret_found, int64_t *ret_text)
 {
@@ -343,9 +330,12 @@ int kq_log_find_text(struct kq_log *log, struct kq_segment *segment, bool by_tex
         return r;
     if (!may_block)
         return KQ_WOULD_BLOCK;
-    int64_t next = next_base(log, segment);
+    int64_t length = -1;
+    if (segment->sealed && kq_log_text_in(log, segment, &length) != 0)
+        length = -1;
     pthread_mutex_lock(&log->counting);
-    int repaired = kq_log_rebuild_text(log, segment, segment->text_base, next);
+    int repaired = kq_log_rebuild_text(log, segment, segment->text_base,
+                                       length < 0 ? -1 : segment->text_base + length);
     pthread_mutex_unlock(&log->counting);
     if (repaired < 0 && r == 0)
         return 0;

@@ -23,6 +23,7 @@ enum kq_condition {
     KQ_BEYOND,      /* the offset or text position lies after the end */
     KQ_READY,       /* nothing to wait for: it is there already */
     KQ_PARTIAL,     /* part of an item; more bytes are needed */
+    KQ_HOLE,        /* the text there was cleaned away by compaction */
 
     /* A client's batch was refused; broker/produce.h says when. */
     KQ_CORRUPT,

@@ -3,6 +3,7 @@
 #include "broker/segment.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t names = PTHREAD_MUTEX_INITIALIZER;
 
 static const struct kq_log_config config = {
     .segment_bytes = 1000, .segment_ms = 500, .segment_index_bytes = 8000};
@@ -11,7 +12,7 @@ static struct kq_file_place place_of(struct kit *kit)
 {
     mkdirat(kit->shared.dirfd, KIT_LOG, 0700);
     return (struct kq_file_place){
-        .dirfd = kit->shared.dirfd, .max_open = 100, .directory = KIT_LOG};
+        .dirfd = kit->shared.dirfd, .max_open = 100, .directory = KIT_LOG, .names = &names};
 }
 
 static struct kq_segment *new_segment(struct kit *kit, struct kq_file_place *place, int64_t base)
