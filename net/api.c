@@ -11,6 +11,7 @@
 static struct kq_api rows[] = {
     /* key, lowest, highest, refused below, flags, handler */
     {18, 0, 4, 0, KQ_API_BEFORE_AUTH, kq_api_versions, NULL, 0},
+    {22, 0, 5, 0, KQ_API_HEAVY, kq_api_init_producer_id, NULL, 0},
 };
 
 static const struct kq_api *by_key[KEYS];
