@@ -10,8 +10,15 @@
 /* In order of the keys. A row is here when its handler works: what clients see is what there is. */
 static struct kq_api rows[] = {
     /* key, lowest, highest, refused below, flags, handler */
+    {0, 0, 13, 3, 0, kq_api_produce, NULL, 0},
+    {1, 4, 17, 4, 0, kq_api_fetch, NULL, 0},
+    {2, 1, 9, 1, 0, kq_api_list_offsets, NULL, 0},
+    {3, 0, 13, 0, 0, kq_api_metadata, NULL, 0},
     {18, 0, 4, 0, KQ_API_BEFORE_AUTH, kq_api_versions, NULL, 0},
     {22, 0, 5, 0, KQ_API_HEAVY, kq_api_init_producer_id, NULL, 0},
+    {23, 2, 4, 2, 0, kq_api_offset_for_leader_epoch, NULL, 0},
+    {60, 0, 2, 0, 0, kq_api_describe_cluster, NULL, 0},
+    {75, 0, 0, 0, 0, kq_api_describe_topic_partitions, NULL, 0},
 };
 
 static const struct kq_api *by_key[KEYS];
