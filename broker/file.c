@@ -16,8 +16,8 @@ static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, kq_file) open_list = TAILQ_HEAD_INITIALIZER(open_list);
 static unsigned open_count;
 
-static const char *const suffixes[KQ_FILE_KINDS] = {"log", "index", "timeindex", "textindex",
-                                                    "textholes", "txnindex"};
+static const char *const suffixes[KQ_FILE_KINDS] = {"log",       "index",     "timeindex",
+                                                    "textindex", "textholes", "txnindex"};
 
 void kq_file_name(int64_t base, enum kq_file_kind kind, char *ret)
 {
