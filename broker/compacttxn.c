@@ -1,18 +1,8 @@
 #include "broker/compacttxn.h"
 
-#include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "broker/base/endian.h"
-#include "broker/base/io.h"
 #include "broker/base/mem.h"
 #include "broker/uthash.h"
-
-#define INDEX_BYTES_MOST ((size_t)1 << 30)
-#define SUFFIX ".txnindex"
-#define BASE_DIGITS 20
 
 struct kq_compact_ongoing {
     int64_t producer_id;
@@ -45,74 +35,6 @@ int kq_compact_aborted_read(const uint8_t *at, struct kq_compact_aborted *ret)
         return -EBADMSG;
     *ret = aborted;
     return 0;
-}
-
-/* --- The files --- */
-
-static int compare(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static int note_name(struct kq_compact_feed *feed, const char *name)
-{
-    char *end;
-    if (strspn(name, "0123456789") != BASE_DIGITS || strcmp(name + BASE_DIGITS, SUFFIX) != 0)
-        return 0;
-    errno = 0;
-    int64_t base = strtoll(name, &end, 10);
-    return errno ? 0 : kq_buf_append(&feed->bases, &base, sizeof(base));
-}
-
-int kq_compact_feed_open(struct kq_compact_feed *feed, int dirfd, int64_t from)
-{
-    struct dirent *entry;
-    feed->dirfd = dirfd;
-    feed->from = from;
-    feed->reached = INT64_MIN;
-    int copy = kq_io_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
-    DIR *directory = copy < 0 ? NULL : fdopendir(copy);
-    int r = copy < 0 ? copy : directory ? 0 : -errno;
-    while (r == 0 && (errno = 0, entry = readdir(directory)))
-        r = note_name(feed, entry->d_name);
-    if (r == 0 && errno)
-        r = -errno;
-    if (directory)
-        closedir(directory);
-    else if (copy >= 0)
-        close(copy);
-    size_t count = feed->bases.length / sizeof(int64_t);
-    if (count > 0)
-        qsort(feed->bases.data, count, sizeof(int64_t), compare);
-    return r;
-}
-
-void kq_compact_feed_release(struct kq_compact_feed *feed)
-{
-    kq_buf_release(&feed->bases);
-    kq_buf_release(&feed->bytes);
-}
-
-/* The next entry. KQ_END: there are no more. */
-static int next_entry(struct kq_compact_feed *feed, struct kq_compact_aborted *ret)
-{
-    char name[BASE_DIGITS + sizeof(SUFFIX)];
-    int64_t base;
-    while (feed->bytes.length - feed->at < KQ_ABORTED_ENTRY) {
-        if (feed->next * sizeof(base) == feed->bases.length)
-            return KQ_END;
-        memcpy(&base, feed->bases.data + feed->next * sizeof(base), sizeof(base));
-        snprintf(name, sizeof(name), "%020" PRId64 SUFFIX, base);
-        feed->bytes.length = feed->at = 0;
-        int r = kq_io_slurp(feed->dirfd, name, INDEX_BYTES_MOST, &feed->bytes);
-        if (r < 0 && r != -ENOENT) /* retention took it */
-            return r;
-        feed->next++;
-    }
-    int r = kq_compact_aborted_read(feed->bytes.data + feed->at, ret);
-    feed->at += KQ_ABORTED_ENTRY;
-    return r;
 }
 
 /* --- The heap --- */
@@ -156,19 +78,13 @@ static void pop(struct kq_compact_txns *txns)
     }
 }
 
-int kq_compact_txns_feed(struct kq_compact_txns *txns, struct kq_compact_feed *feed, int64_t until)
+int kq_compact_txns_expect(struct kq_compact_txns *txns, const struct kq_compact_aborted *aborted,
+                           size_t count)
 {
-    struct kq_compact_aborted aborted;
     int r = 0;
-    /* Whatever comes behind an entry began at its last stable offset or later. */
-    while (feed->reached < until && (r = next_entry(feed, &aborted)) == 0) {
-        feed->reached = kq_max64(feed->reached, aborted.last_stable);
-        if (aborted.last_offset >= feed->from && (r = push(txns, &aborted)) < 0)
-            break;
-    }
-    if (r == KQ_END)
-        feed->reached = INT64_MAX;
-    return r == KQ_END ? 0 : r;
+    for (size_t i = 0; i < count && r == 0; i++)
+        r = push(txns, &aborted[i]);
+    return r;
 }
 
 /* --- Batches --- */

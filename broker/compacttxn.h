@@ -3,8 +3,8 @@
  *
  * The cleaner reads the log from its front. An aborted transaction is known before its first batch
  * comes, from the .txnindex files (34-byte entries: version i16 = 0, producer id, first offset,
- * last offset, last stable offset, i64 each). A marker may go when nothing of its transaction was
- * met any more; an abort marker that stays keeps its entry.
+ * last offset, last stable offset, i64 each; aborted.h). A marker may go when nothing of its
+ * transaction was met any more; an abort marker that stays keeps its entry.
  *
  * Source: Kafka's CleanedTransactionMetadata, TransactionIndex. One thread.
  */
@@ -28,24 +28,6 @@ void kq_compact_aborted_write(uint8_t *at, const struct kq_compact_aborted *abor
 /* 0; -EBADMSG: not an entry of a version that is known. */
 int kq_compact_aborted_read(const uint8_t *at, struct kq_compact_aborted *ret);
 
-/* --- The entries of a log, in order --- */
-
-struct kq_compact_feed {
-    int dirfd;           /* the log's directory; borrowed */
-    int64_t from;        /* transactions that ended before are left out */
-    struct kq_buf bases; /* int64_t each, ascending: the .txnindex files there are */
-    size_t next;         /* of BASES */
-    struct kq_buf bytes; /* of the file before NEXT */
-    size_t at;           /* in BYTES */
-    int64_t reached;     /* transactions that began before this offset were handed out */
-};
-
-/* Lists DIRFD. Zero-initialise FEED; release it after any result. -ENOMEM, -errno. */
-int kq_compact_feed_open(struct kq_compact_feed *feed, int dirfd, int64_t from);
-void kq_compact_feed_release(struct kq_compact_feed *feed);
-
-/* --- What is going on --- */
-
 struct kq_compact_txns {
     struct kq_compact_aborted *ahead; /* a heap by first offset: those that did not begin yet */
     size_t ahead_count, ahead_capacity;
@@ -55,9 +37,9 @@ struct kq_compact_txns {
 /* Zero-initialise TXNS. */
 void kq_compact_txns_release(struct kq_compact_txns *txns);
 
-/* Takes over from FEED all that begin before UNTIL. 0; -EBADMSG (damaged index); -ENOMEM; -errno.
- */
-int kq_compact_txns_feed(struct kq_compact_txns *txns, struct kq_compact_feed *feed, int64_t until);
+/* These are aborted; before the first of their batches comes. -ENOMEM. */
+int kq_compact_txns_expect(struct kq_compact_txns *txns, const struct kq_compact_aborted *aborted,
+                           size_t count);
 
 /* The next batch, one of messages. RET_DISCARD: it was aborted. -ENOMEM. */
 int kq_compact_txns_batch(struct kq_compact_txns *txns, const struct kq_batch_header *header,
