@@ -167,9 +167,15 @@ int kq_setting_make(const struct kq_topic_config *config, const char *name,
         r = kq_buf_append(&value, "", 1);
     if (r < 0)
         return r;
-    ret->name = kq_strdup(name);
-    ret->value = kq_strdup((char *)value.data);
-    return ret->name && ret->value ? 0 : -ENOMEM;
+    struct kq_topic_setting setting = {.name = kq_strdup(name),
+                                       .value = kq_strdup((char *)value.data)};
+    if (!setting.name || !setting.value) {
+        free((char *)setting.name);
+        free((char *)setting.value);
+        return -ENOMEM;
+    }
+    *ret = setting;
+    return 0;
 }
 
 void kq_settings_free(struct kq_topic_setting *settings, size_t count)

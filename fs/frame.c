@@ -396,17 +396,29 @@ void kq_frame_abort(struct kq_frame *frame, int error)
 
 /* --- The calls --- */
 
+static void begin_request(struct kq_frame *frame, const struct kq_frame_request *request)
+{
+    struct mark mark;
+    framing_of(request, &mark);
+    frame->began_inside = frame->dropping || frame->pending.length > 0;
+    save_tail(frame, mark);
+}
+
+void kq_frame_refuse(struct kq_frame *frame, const struct kq_frame_request *request,
+                     const void *bytes, size_t length, int error)
+{
+    begin_request(frame, request);
+    drop_request(frame, request, bytes, length, error);
+}
+
 int kq_frame_write(struct kq_frame *frame, const struct kq_frame_request *request,
                    const void *bytes, size_t length, struct kq_frame_output *output,
                    struct kq_frame_result *ret)
 {
-    struct mark mark;
     int r = 0;
     kq_frame_output_begin(output);
-    framing_of(request, &mark);
     ret->pending_before = kq_frame_pending(frame);
-    frame->began_inside = frame->dropping || frame->pending.length > 0;
-    save_tail(frame, mark);
+    begin_request(frame, request);
     if (length > 0)
         r = take(frame, request, bytes, length, output);
     if (r == 0) {

@@ -96,6 +96,10 @@ int kq_frame_write(struct kq_frame *frame, const struct kq_frame_request *reques
                    const void *bytes, size_t length, struct kq_frame_output *output,
                    struct kq_frame_result *ret);
 
+/* A request that there is no memory to take in: dropped as after an error of kq_frame_write. */
+void kq_frame_refuse(struct kq_frame *frame, const struct kq_frame_request *request,
+                     const void *bytes, size_t length, int error);
+
 /* The last write could not be kept for ERROR (a negated errno; no disk to reserve, the append
  * failed): drops what it left in the frame. Nothing is pending then. */
 void kq_frame_abort(struct kq_frame *frame, int error);

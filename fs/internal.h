@@ -52,9 +52,9 @@ void kq_errmap_register_metrics(void);
 /* --- Requests that may wait for a disk (offload.c) ---
  * A handler first tries with may_block = false on the receiver. Where that says KQ_WOULD_BLOCK it
  * hands the request over: RUN is called on a worker with the same ARGUMENT and must answer REQ.
- * COPY bytes of ARGUMENT are copied first (0: ARGUMENT is passed as it is). Answers ENOMEM itself
- * when it cannot. */
-void kq_fs_offload(fuse_req_t req, void (*run)(fuse_req_t req, void *argument), void *argument,
+ * COPY bytes of ARGUMENT are copied first (0: ARGUMENT is passed as it is). False where it cannot:
+ * ENOMEM was answered, and RUN is not called. */
+bool kq_fs_offload(fuse_req_t req, void (*run)(fuse_req_t req, void *argument), void *argument,
                    size_t copy);
 
 /* --- Between tree (dir, attr) and data (open, read, write) --- */

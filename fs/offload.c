@@ -18,17 +18,18 @@ static void run(struct kq_job *job)
     free(offloaded);
 }
 
-void kq_fs_offload(fuse_req_t req, void (*handler)(fuse_req_t req, void *argument), void *argument,
+bool kq_fs_offload(fuse_req_t req, void (*handler)(fuse_req_t req, void *argument), void *argument,
                    size_t copy)
 {
     struct offloaded *offloaded = kq_alloc(sizeof(*offloaded) + copy);
     if (!offloaded) {
         fuse_reply_err(req, kq_fs_errno(-ENOMEM));
-        return;
+        return false;
     }
     offloaded->job.run = run;
     offloaded->req = req;
     offloaded->run = handler;
     offloaded->argument = copy ? memcpy(offloaded->copy, argument, copy) : argument;
     kq_pool_submit(kq_fs_of(req)->workers, &offloaded->job);
+    return true;
 }

@@ -316,7 +316,8 @@ static void offload_set(fuse_req_t req, fuse_ino_t ino, const char *name, const 
     set->size = size;
     memcpy(set->name, name, name_length);
     memcpy(set->value, value, size);
-    kq_fs_offload(req, set_blocking, set, 0);
+    if (!kq_fs_offload(req, set_blocking, set, 0))
+        free(set);
 }
 
 void kq_op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,

@@ -248,6 +248,7 @@ static void unmark(struct kq_producer *producer)
     kq_fspart_unref(producer->handle->fs->nodes, part);
 }
 
+/* OUTPUT is NULL where there is no memory for one. */
 static int produce(struct kq_producer *producer, struct kq_frame_output *output, const void *bytes,
                    size_t size)
 {
@@ -257,6 +258,11 @@ static int produce(struct kq_producer *producer, struct kq_frame_output *output,
     kq_topic_config(producer->handle->topic, &config);
     describe(producer, &config, &request);
     request.may_be_fragment = size + PAGE >= producer->handle->fs->options.max_write;
+    if (!output) {
+        kq_frame_refuse(&producer->frame, &request, bytes, size, -ENOMEM);
+        charge(producer, 0);
+        return -ENOMEM;
+    }
     int r = kq_frame_write(&producer->frame, &request, bytes, size, output, &result);
     if (r < 0) {
         charge(producer, kq_frame_pending(&producer->frame));
@@ -277,13 +283,12 @@ static int produce(struct kq_producer *producer, struct kq_frame_output *output,
 int kq_produce(struct kq_producer *producer, const void *bytes, size_t size)
 {
     struct kq_scratch *scratch = kq_scratch();
-    if (!scratch)
-        return -ENOMEM;
     pthread_mutex_lock(&producer->lock);
     unmark(producer);
-    int r = produce(producer, &scratch->output, bytes, size);
+    int r = produce(producer, scratch ? &scratch->output : NULL, bytes, size);
     pthread_mutex_unlock(&producer->lock);
-    kq_frame_output_trim(&scratch->output, OUTPUT_KEEP);
+    if (scratch)
+        kq_frame_output_trim(&scratch->output, OUTPUT_KEEP);
     return r;
 }
 
