@@ -23,7 +23,7 @@ class Client:
 
     def _producer(self, codec="none", acks=-1, **more):
         if codec == "zstd":
-            raise Unsupported("kafka-python 2.0.2 speaks Produce up to v2-7 without zstd here")
+            raise Unsupported("needs a zstd module that Debian does not have")
         return KafkaProducer(bootstrap_servers=self.bootstrap, acks="all" if acks == -1 else acks,
                              compression_type=None if codec == "none" else codec,
                              linger_ms=20, max_request_size=64 << 20, max_block_ms=20000, **more)
