@@ -24,13 +24,14 @@ class Client:
                               capture_output=True, timeout=timeout)
         # Lost connections are no failure: the library tells of them and connects again.
         bad = [line for line in done.stderr.decode(errors="replace").splitlines()
-               if line.startswith(("% ERROR", "% FATAL", "% Delivery failed"))]
+               if line.startswith(("% ERROR", "% FATAL", "% Delivery failed"))
+               and "transport failure" not in line and "connections are down" not in line]
         if done.returncode or bad:
             raise RuntimeError((bad or [f"kcat ended with {done.returncode}"])[0])
         return done.stdout
 
-    def _send(self, topic, partition, messages, options, timeout=60):
-        arguments = ["-P", "-t", topic, "-D", END, "-K", KEY, "-Z"]
+    def _send(self, topic, partition, messages, options, timeout=60, more=()):
+        arguments = [*more, "-P", "-t", topic, "-D", END, "-K", KEY, "-Z"]
         arguments += [] if partition is None else ["-p", str(partition)]
         for name, value in messages[0].get("headers", []):
             arguments += ["-H", f"{name}={raw(value).decode()}"]
@@ -67,7 +68,7 @@ class Client:
                    [f"enable.idempotence={str(idempotent).lower()}", "retry.backoff.ms=50",
                     "reconnect.backoff.max.ms=200", "acks=-1", "message.timeout.ms=60000",
                     "batch.num.messages=100", "linger.ms=1",
-                    f"max.in.flight={5 if idempotent else 1}"], 90)
+                    f"max.in.flight={5 if idempotent else 1}"], 90, ["-E"])
         return {"acknowledged": count}
 
     @staticmethod
