@@ -367,6 +367,47 @@ static int unzstd_pieces(ZSTD_DCtx *stream, const void *bytes, size_t length, st
     return 0;
 }
 
+enum {
+    FRAME_CHECKSUM = 1 << 2, /* bits of the byte behind the magic number */
+    FRAME_SINGLE_SEGMENT = 1 << 5,
+    BLOCK_RLE = 1,
+    BLOCK_COMPRESSED = 2,
+};
+
+/* Bytes before the first block of the frame at AT, which has 5 at least. */
+static size_t zstd_header_size(const uint8_t *at)
+{
+    static const uint8_t id_bytes[] = {0, 1, 2, 4}, size_bytes[] = {0, 2, 4, 8};
+    bool single = at[4] & FRAME_SINGLE_SEGMENT;
+    size_t size = size_bytes[at[4] >> 6];
+    return 5 + !single + id_bytes[at[4] & 3] + (size ? size : single);
+}
+
+/* Has a frame a compressed block without a byte? In pieces the library takes that for the frame's
+ * end, in one piece for damage, and so do clients. */
+static bool has_empty_block(const uint8_t *at, size_t length)
+{
+    const uint8_t *end = at + length;
+    while (end - at > 5 && kq_load_le32(at) == ZSTD_MAGICNUMBER) {
+        bool checksum = at[4] & FRAME_CHECKSUM, last = false;
+        size_t size = zstd_header_size(at);
+        while (!last && (size_t)(end - at) >= size + 3) {
+            at += size;
+            uint32_t block = at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16;
+            uint32_t type = block >> 1 & 3;
+            last = block & 1;
+            size = 3 + (type == BLOCK_RLE ? 1 : block >> 3);
+            if (type == BLOCK_COMPRESSED && size == 3)
+                return true;
+        }
+        size += checksum ? 4 : 0;
+        if (!last || size > (size_t)(end - at))
+            return false; /* cut off: the library will say so */
+        at += size;
+    }
+    return false;
+}
+
 static int unzstd(const void *bytes, size_t length, struct sink *sink)
 {
     unsigned long long size = ZSTD_getFrameContentSize(bytes, length);
@@ -375,6 +416,8 @@ static int unzstd(const void *bytes, size_t length, struct sink *sink)
     bool alone = ZSTD_findFrameCompressedSize(bytes, length) == length;
     if (!sink->drain || (alone && size <= KQ_CODEC_PIECE))
         return unzstd_whole(bytes, length, size, sink);
+    if (has_empty_block(bytes, length))
+        return -EBADMSG;
     ZSTD_DCtx *stream = ZSTD_createDCtx();
     if (!stream)
         return -ENOMEM;

@@ -127,7 +127,8 @@ static void bound_timestamps(struct records *records)
     records->newest = INT64_MAX;
     if (rules->append_time)
         return;
-    if (__builtin_sub_overflow(rules->now_ms, rules->before_max_ms, &records->oldest))
+    if (rules->before_max_ms == INT64_MAX ||
+        __builtin_sub_overflow(rules->now_ms, rules->before_max_ms, &records->oldest))
         records->oldest = INT64_MIN;
     if (__builtin_add_overflow(rules->now_ms, rules->after_max_ms, &records->newest))
         records->newest = INT64_MAX;

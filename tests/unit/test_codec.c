@@ -202,6 +202,26 @@ static void pieces_of_other_encoders_are_read(void **state)
     }
 }
 
+static void damage_is_found_in_pieces_as_in_the_whole(void **state)
+{
+    for (int round = 0; round < 20000; round++) {
+        const struct sample *sample = &samples[chance(kq_array_size(samples))];
+        kq_autobuf struct kq_buf bytes = {0}, out = {0}, window = {0};
+        struct drained drained = {0};
+        assert_int_equal(kq_buf_append(&bytes, sample->bytes, sample->length), 0);
+        for (uint64_t i = 0, flips = 1 + chance(3); i < flips; i++)
+            bytes.data[chance(bytes.length)] ^= (uint8_t)(1 << chance(8));
+        int whole = kq_codec_decompress(sample->codec, bytes.data, bytes.length, 5000, &out);
+        int pieces = kq_codec_stream(sample->codec, bytes.data, bytes.length, 5000, &window, drain,
+                                     &drained);
+        if (pieces == 0) {
+            assert_int_equal(whole, 0);
+            assert_int_equal(drained.out.length, out.length);
+        }
+        kq_buf_release(&drained.out);
+    }
+}
+
 static void who_takes_the_pieces_may_end_it(void **state)
 {
     kq_autobuf struct kq_buf text = {0};
@@ -302,6 +322,7 @@ int main(void)
         cmocka_unit_test(text_of_any_length_comes_back),
         cmocka_unit_test(pieces_are_the_whole),
         cmocka_unit_test(pieces_of_other_encoders_are_read),
+        cmocka_unit_test(damage_is_found_in_pieces_as_in_the_whole),
         cmocka_unit_test(who_takes_the_pieces_may_end_it),
         cmocka_unit_test(a_bomb_in_pieces_takes_no_memory),
         cmocka_unit_test(a_bomb_takes_no_more_memory_than_the_limit),
