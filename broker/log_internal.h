@@ -121,6 +121,10 @@ void kq_log_run_sync(struct kq_job *job);
 /* Waits for the sync under way. */
 void kq_log_wait_sync(struct kq_log *log);
 
+/* Kafka's largestTimestamp of SEGMENT, a sealed one: where messages have none, the time of the last
+ * write stands in. -errno. (retain.c) */
+int kq_log_largest_timestamp(struct kq_log *log, struct kq_segment *segment, int64_t *ret);
+
 /* Sets aside what is reserved, and LENGTH bytes before that, behind the active segment's end. With
  * `lock` held. 0; -ENOSPC, -EDQUOT, -errno. (reserve.c) */
 int kq_log_ensure_reserved(struct kq_log *log, int64_t length, int64_t reserved);

@@ -118,8 +118,7 @@ int kq_log_delete_before(struct kq_log *log, int64_t offset)
 
 /* --- Retention --- */
 
-/* Kafka's largestTimestamp: where messages have none, the time of the last write stands in. */
-static int largest_timestamp(struct kq_log *log, struct kq_segment *segment, int64_t *ret)
+int kq_log_largest_timestamp(struct kq_log *log, struct kq_segment *segment, int64_t *ret)
 {
     struct stat st;
     int fd;
@@ -146,7 +145,7 @@ static int is_old(struct kq_log *log, struct kq_segment *segment,
     *ret = config->retention_bytes >= 0 && total - size >= config->retention_bytes;
     if (*ret || config->retention_ms < 0)
         return 0;
-    int r = largest_timestamp(log, segment, &largest);
+    int r = kq_log_largest_timestamp(log, segment, &largest);
     if (r != 0)
         return r;
     *ret = largest < now_ms && now_ms - largest > config->retention_ms;

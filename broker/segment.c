@@ -242,6 +242,17 @@ int kq_segment_retire(struct kq_segment *segment, pthread_mutex_t *lock)
     return r;
 }
 
+void kq_segment_unretire(struct kq_segment *segment, pthread_mutex_t *lock)
+{
+    struct kq_file *files[SEGMENT_FILES];
+    size_t count = list_files(segment, lock, files);
+    segment->retired = false;
+    for (size_t i = 0; i < count; i++) {
+        kq_file_done(files[i]);
+        kq_file_unref(files[i]);
+    }
+}
+
 int kq_segment_flush_indexes(struct kq_segment *segment, pthread_mutex_t *lock, bool seal)
 {
     int r = seal ? append_time(segment, lock) : 0;

@@ -124,6 +124,9 @@ int kq_segment_find_time(struct kq_segment *segment, pthread_mutex_t *lock, int6
  * held; SEGMENT stays as it is after an error. -errno. */
 int kq_segment_retire(struct kq_segment *segment, pthread_mutex_t *lock);
 
+/* Nothing came of it. With place->names held since. */
+void kq_segment_unretire(struct kq_segment *segment, pthread_mutex_t *lock);
+
 /* Writes .index and .timeindex of a sealed segment anew from its batches, also those behind a
  * damaged place. -errno. */
 int kq_segment_rebuild(struct kq_segment *segment, pthread_mutex_t *lock);
