@@ -1,0 +1,217 @@
+"""The rows that compare with other brokers: see rows.py. They need what packaging/install-missing
+peers installs, and KQFS_CLIENTS (tests/integration/clients/fetch) for Apache Kafka.
+
+A peer keeps its data in files on the same disk and syncs when the kernel likes, as kqfs does by
+default. Messages have 100 bytes.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import kit
+from kit import CannotMeasure, Figures, in_pairs
+from rows import (FREE, LINE, MIB, Result, micros, mib, operations_per_second, per_second,
+                  ratio_result, row)
+from tcp_rows import cpu_seconds, listening, rdclient
+
+HEAP = ("-Xmx1g", "-Xms1g")  # kafka-server-start.sh's own
+
+
+def free_port():
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]
+
+
+def wait_for(port, process, what, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise CannotMeasure(f"{what} ended with {process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise CannotMeasure(f"{what} did not listen within {seconds} s")
+
+
+class Peer:
+    """A server of somebody else's, in a directory of its own; stopped with the row."""
+
+    def __init__(self, bench, stack, name, command, port, **more):
+        self.name, self.port = name, port
+        self.log = bench.work / f"{name}.log"
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, start_new_session=True, **more)
+        stack.callback(self.stop)
+        wait_for(port, self.process, name)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def stop(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def resident_mib(self):
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+        raise CannotMeasure("no VmRSS")
+
+
+# --- Apache Kafka ---
+
+def kafka_classes():
+    libraries = Path(os.environ.get("KQFS_CLIENTS", "")) / "java/lib"
+    if not os.environ.get("KQFS_CLIENTS") or not libraries.is_dir():
+        raise CannotMeasure("needs Apache Kafka: tests/integration/clients/fetch DIR, KQFS_CLIENTS=DIR")
+    if not shutil.which("java"):
+        raise CannotMeasure("needs java")
+    return str(libraries / "*")
+
+
+def kafka(bench, stack):
+    """One node of Apache Kafka as its own server.properties has it."""
+    classes, directory = kafka_classes(), bench.directory("kafka", stack)
+    port, control = free_port(), free_port()
+    properties = directory / "server.properties"
+    properties.write_text(f"""process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{control}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{control}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+num.network.threads=3
+num.io.threads=8
+log.dirs={directory}/logs
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+""")
+    kit.run(["java", "-cp", classes, "kafka.tools.StorageTool", "format", "-t",
+             "MkU3OEVBNTcwNTJENDM2Qg", "-c", properties])
+    return Peer(bench, stack, "kafka", ["java", *HEAP, "-XX:+UseG1GC", "-cp", classes, "kafka.Kafka",
+                                        str(properties)], port)
+
+
+class Both:
+    """The same client against kqfs and Apache Kafka."""
+
+    def __init__(self, bench, stack):
+        self.bench = bench
+        self.kafka = kafka(bench, stack)
+        self.kqfs = listening(bench, stack, None, options=["--num.partitions", "1"])
+        self.number = 0
+        self.cpu = {"kafka": [], "kqfs": []}
+
+    def produce(self, side, count):
+        server = getattr(self, side)
+        self.number += 1
+        kit.settle()
+        before = cpu_seconds(server.pid)
+        answer = rdclient(self.bench, "produce", f"127.0.0.1:{server.port}", f"t{self.number}", count,
+                          LINE, 1)
+        self.cpu[side].append((cpu_seconds(server.pid) - before) / count * 1e6)
+        return operations_per_second(answer)
+
+    def consume(self, side, topic, count):
+        server = getattr(self, side)
+        return operations_per_second(rdclient(self.bench, "consume", f"127.0.0.1:{server.port}",
+                                              topic, count))
+
+
+@row
+def kafka_throughput(bench, stack):
+    both = Both(bench, stack)
+    count = bench.size(4000000, 20000)
+    for _ in range(bench.size(3, 1)):  # its compiler has to see the code some times
+        both.produce("kafka", count)
+    both.cpu = {"kafka": [], "kqfs": []}
+    results = in_pairs(bench.pairs, lambda: both.produce("kafka", count),
+                       lambda: both.produce("kqfs", count))
+    yield ratio_result("produce 100-byte messages, librdkafka", "Apache Kafka 4", FREE,
+                       Figures(*results), per_second, at_least=2,
+                       note="the client itself is near its limit: see the row against its mock")
+    yield ratio_result("the same: broker's CPU a message", "Apache Kafka 4", FREE,
+                       Figures(both.cpu["kafka"][1:], both.cpu["kqfs"][1:]), lambda v: f"{v:.3f} µs",
+                       at_most=0.25)
+    for side in ("kafka", "kqfs"):
+        server = getattr(both, side)
+        rdclient(bench, "produce", f"127.0.0.1:{server.port}", "c", count, LINE, 1)
+    results = in_pairs(bench.pairs, lambda: both.consume("kafka", "c", count),
+                       lambda: both.consume("kqfs", "c", count))
+    yield ratio_result("consume 100-byte messages, librdkafka", "Apache Kafka 4", FREE,
+                       Figures(*results), per_second, at_least=1.2)
+    memory = both.kqfs.rss_mib() / both.kafka.resident_mib()
+    yield Result("resident memory after that", "Apache Kafka 4", FREE, mib(both.kqfs.rss_mib()),
+                 mib(both.kafka.resident_mib()), memory, "≤ 0.05", memory <= 0.05)
+
+
+@row
+def kafka_latency(bench, stack):
+    both = Both(bench, stack)
+    count = bench.size(5000, 200)
+    middle = {"kafka": [], "kqfs": []}
+
+    def latency(side):
+        answer = rdclient(bench, "latency", f"127.0.0.1:{getattr(both, side).port}", "l", count, 1000)
+        middle[side].append(answer["p50_us"])
+        return answer["p99_us"]
+
+    for side in ("kafka", "kqfs"):
+        rdclient(bench, "produce", f"127.0.0.1:{getattr(both, side).port}", "l", 1000, LINE, 1)
+    results = in_pairs(bench.pairs, lambda: latency("kafka"), lambda: latency("kqfs"))
+    yield ratio_result("produce to consume at 1,000 messages/s, librdkafka, p99", "Apache Kafka 4",
+                       FREE, Figures(*results), micros, at_most=0.2,
+                       note=f"p50 {statistics.median(middle['kqfs'][1:]):.0f} µs against "
+                            f"{statistics.median(middle['kafka'][1:]):.0f} µs")
+
+
+# --- Redis streams ---
+
+@row
+def redis_produce(bench, stack):
+    if not shutil.which("redis-server"):
+        raise CannotMeasure("needs redis-server: packaging/install-missing peers")
+    directory, port = bench.directory("redis", stack), free_port()
+    Peer(bench, stack, "redis", ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir",
+                                 str(directory), "--appendonly", "yes", "--appendfsync", "no",
+                                 "--save", ""], port)
+    broker = listening(bench, stack, None)
+    count, value, number = bench.size(2000000, 20000), "x" * LINE, 0
+
+    def into_redis():
+        output = kit.run(["redis-benchmark", "-p", port, "-n", count, "-P", 128, "-c", 4, "--csv",
+                          "XADD", "s", "*", "v", value])
+        kit.run(["redis-cli", "-p", port, "DEL", "s"])
+        return float(output.strip().splitlines()[-1].split(",")[1].strip('"'))
+
+    def into_kqfs():
+        nonlocal number
+        number += 1
+        topic = kit.new_topic(broker, f"t{number}")
+        answer = rdclient(bench, "produce", f"127.0.0.1:{broker.port}", f"t{number}", count, LINE, 1)
+        kit.drop_topic(topic)
+        return operations_per_second(answer)
+
+    results = in_pairs(bench.pairs, into_redis, into_kqfs)
+    yield ratio_result("produce 100-byte messages, librdkafka",
+                       "Redis streams, redis-benchmark, pipelines of 128", FREE, Figures(*results),
+                       per_second, at_least=5)
