@@ -259,9 +259,9 @@ struct loading {
     struct kq_log *log;
     int dirfd;
     int64_t now_ms;
-    int64_t synced; /* a synced snapshot covers everything before */
-    bool ours;      /* of the snapshot that was taken: this broker wrote it */
-    bool newest;    /* it is the last there is */
+    int64_t synced;    /* a synced snapshot covers everything before */
+    bool ours;         /* of the snapshot that was taken: this broker wrote it */
+    struct kq_buf bad; /* int64_t each: those behind it, which could not be taken */
 };
 
 static int read_snapshot(struct kq_log *log, int dirfd, int64_t offset,
@@ -276,13 +276,12 @@ static int read_snapshot(struct kq_log *log, int dirfd, int64_t offset,
     return r;
 }
 
-/* Takes the newest one that is whole and not behind the log's end; those behind it go.
- * 0; KQ_END: there is none; -ENOMEM. */
+/* Takes the newest one that is whole and not behind the log's end. 0; KQ_END: there is none;
+ * -ENOMEM. */
 static int take_snapshot(struct loading *loading, int64_t *ret_offset)
 {
     struct kq_log *log = loading->log;
-    loading->newest = true;
-    for (size_t i = snapshot_count(log); i-- > 0; loading->newest = false) {
+    for (size_t i = snapshot_count(log); i-- > 0; remove_at(log, i)) {
         int64_t offset = snapshot_at(log, i);
         int r = offset > log->end
                     ? KQ_BEYOND
@@ -291,17 +290,15 @@ static int take_snapshot(struct loading *loading, int64_t *ret_offset)
             *ret_offset = offset;
             return 0;
         }
-        if (r == -ENOMEM)
-            return r;
-        if (r < 0)
+        if (r < 0 && r != -ENOMEM)
             kq_diag(LOG_WARNING,
                     "%s: what was known of its producers at offset %" PRId64
                     " cannot be read (%s): reading it from the log instead",
                     log->name, offset, strerror(-r));
-        if (r == KQ_BEYOND || r == -EBADMSG || r == -EFBIG) {
-            unlink_snapshot(loading->dirfd, offset);
-            remove_at(log, i);
-        }
+        if (r != -ENOMEM)
+            r = kq_buf_append(&loading->bad, &offset, sizeof(offset));
+        if (r < 0)
+            return r;
     }
     return KQ_END;
 }
@@ -315,20 +312,46 @@ static int find_start(struct loading *loading, int64_t *ret)
     int r = take_snapshot(loading, &offset);
     if (r == KQ_END) {
         offset = log->segments[0]->base;
-        loading->ours = loading->newest = false;
         r = 0;
     }
     if (r == 0)
-        *ret = loading->ours && loading->newest ? kq_max64(offset, loading->synced) : offset;
+        *ret =
+            loading->ours && loading->bad.length == 0 ? kq_max64(offset, loading->synced) : offset;
     return r;
 }
 
 /* The first snapshot of a log, which says that it is this broker's. */
-static void found(struct loading *loading)
+static void found(struct kq_log *log)
 {
-    struct kq_log *log = loading->log;
     log->producers_changed = true;
     kq_log_snapshot_producers(log);
+}
+
+/* So that one behind the end is not taken for true when the log has grown. */
+static int spoil(int dirfd, int64_t offset)
+{
+    char name[NAME_BYTES];
+    snapshot_name(offset, name);
+    kq_autoclose int fd = kq_io_open(dirfd, name, O_WRONLY | O_NOFOLLOW, 0);
+    return fd < 0 ? fd : kq_io_truncate(fd, 0);
+}
+
+/* What was read from the log instead of a snapshot is written down before that goes: until then it
+ * says that the older ones are not enough. */
+static int replace_bad(struct loading *loading)
+{
+    struct kq_log *log = loading->log;
+    bool covered = cover(log) == 0;
+    int r = 0;
+    for (size_t at = 0; at < loading->bad.length && r == 0; at += sizeof(int64_t)) {
+        int64_t offset;
+        memcpy(&offset, loading->bad.data + at, sizeof(offset));
+        if (covered && offset != log->end)
+            unlink_snapshot(loading->dirfd, offset);
+        else if (!covered && offset > log->end)
+            r = spoil(loading->dirfd, offset);
+    }
+    return r;
 }
 
 static void note_ids(struct kq_log *log)
@@ -384,6 +407,9 @@ int kq_log_load_producers(struct kq_log *log, int dirfd, struct kq_listing *list
     int r = find_start(&loading, &from);
     if (r == 0)
         r = replay(&loading, from);
+    if (r == 0 && !is_new && (!loading.ours || loading.bad.length > 0))
+        r = replace_bad(&loading);
+    kq_buf_release(&loading.bad);
     if (r < 0)
         return r;
     *ret_adopted = !loading.ours && !is_new;
@@ -393,8 +419,8 @@ int kq_log_load_producers(struct kq_log *log, int dirfd, struct kq_listing *list
                         &oldest_ms);
     publish_unstable(log);
     say_unstable(log);
-    if (!loading.ours)
-        found(&loading);
+    if (is_new)
+        found(log);
     return 0;
 }
 
