@@ -5,8 +5,9 @@
  * are done, deadlines: all of them only ask for the next step.
  *
  * It ends in one of three ways. The peer has sent its last byte, or the broker stops: no more is
- * read, what is under way is answered, within a bounded time (DRAINING). Or it is of no more use:
- * what was to be sent is dropped (CLOSED). Its memory stays until its last request has come back.
+ * read, what is under way is answered, within a bounded time (DRAINING). A request is not to be
+ * answered: what was answered before it is still sent (FLUSHING). Or it is of no more use: what was
+ * to be sent is dropped (CLOSED). Its memory stays until its last request has come back.
  */
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -100,6 +101,27 @@ void kq_conn_close(struct kq_conn *conn, enum kq_tally why)
     kq_conn_kick(conn);
 }
 
+static void set_drain_timer(struct kq_conn *conn)
+{
+    kq_loop_set_timer(conn->shard->loop, &conn->timer,
+                      conn->shard->loop->now_ns + options_of(conn)->drain_ms * NS_PER_MS);
+}
+
+void kq_conn_close_later(struct kq_conn *conn, enum kq_tally why)
+{
+    if (kq_sendq_left(&conn->sendq) == 0 || conn->end == KQ_CONN_CLOSED) {
+        kq_conn_close(conn, why);
+        return;
+    }
+    conn->end = KQ_CONN_FLUSHING;
+    conn->why = why;
+    kq_conn_drop_part(conn);
+    kq_crowd_done(conn);
+    kq_conn_cancel_requests(conn);
+    set_drain_timer(conn);
+    kq_conn_kick(conn);
+}
+
 void kq_conn_drain(struct kq_conn *conn)
 {
     if (conn->end != KQ_CONN_OPEN)
@@ -109,8 +131,7 @@ void kq_conn_drain(struct kq_conn *conn)
     if (conn->part_size)
         kq_conn_drop_part(conn);
     kq_crowd_done(conn);
-    kq_loop_set_timer(conn->shard->loop, &conn->timer,
-                      conn->shard->loop->now_ns + options_of(conn)->drain_ms * NS_PER_MS);
+    set_drain_timer(conn);
     kq_conn_kick(conn);
 }
 
@@ -124,7 +145,7 @@ static bool has_frames(const struct kq_conn *conn)
 
 static bool can_go_on(const struct kq_conn *conn)
 {
-    return (has_frames(conn) && kq_conn_may_take(conn)) ||
+    return (has_frames(conn) && kq_conn_may_take(conn)) || kq_conn_may_run(conn) ||
            (conn->readable && kq_conn_may_receive(conn) && !conn->is_crowded);
 }
 
@@ -135,6 +156,8 @@ static void end_if_done(struct kq_conn *conn)
         kq_transport_shutdown(&conn->transport);
         kq_conn_close(conn, conn->shard->stopping ? KQ_TALLY_BY_STOP : KQ_TALLY_BY_PEER);
     }
+    if (conn->end == KQ_CONN_FLUSHING && !kq_sendq_left(&conn->sendq))
+        kq_conn_close(conn, conn->why);
     if (conn->end == KQ_CONN_CLOSED && TAILQ_EMPTY(&conn->requests))
         free_soon(conn);
 }
@@ -207,7 +230,7 @@ static void expire(struct kq_timer *timer)
     bool awaited = !TAILQ_EMPTY(&conn->requests) && !kq_sendq_left(&conn->sendq);
     if (awaited && now >= idle_at(conn))
         conn->active_ns = now;
-    if (conn->end == KQ_CONN_DRAINING) {
+    if (conn->end == KQ_CONN_DRAINING || conn->end == KQ_CONN_FLUSHING) {
         kq_conn_close(conn, KQ_TALLY_UNDRAINED);
     } else if (now >= frame_due_at(conn)) {
         kq_conn_close(conn, KQ_TALLY_SLOW);

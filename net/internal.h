@@ -57,6 +57,7 @@ struct kq_server {
 enum kq_conn_end {
     KQ_CONN_OPEN,
     KQ_CONN_DRAINING, /* no more is read; closed when what is under way has been sent */
+    KQ_CONN_FLUSHING, /* nothing more is answered; closed when the responses have been sent */
     KQ_CONN_CLOSED,   /* waits for its requests to come back */
 };
 
@@ -94,6 +95,7 @@ struct kq_conn {
     int64_t muted_until_ns;
     bool readable, writable, hung_up, is_crowded;
     enum kq_conn_end end;
+    enum kq_tally why; /* FLUSHING: for kq_conn_close */
 };
 
 /* --- crowd.c: requests of all connections in memory --- */
@@ -131,6 +133,9 @@ void kq_conn_close(struct kq_conn *conn, enum kq_tally why);
 
 /* No more is read; it ends when what is under way has been answered, or a while later. */
 void kq_conn_drain(struct kq_conn *conn);
+
+/* As kq_conn_close, when the responses that are in the queue have been sent. */
+void kq_conn_close_later(struct kq_conn *conn, enum kq_tally why);
 
 /* A deadline of it may be nearer now. */
 void kq_conn_watch_deadline(struct kq_conn *conn);
@@ -178,6 +183,7 @@ void kq_request_free(struct kq_request *request);
 
 /* Runs the connection's requests that may run and queues the responses that may go. */
 void kq_conn_run(struct kq_conn *conn);
+bool kq_conn_may_run(const struct kq_conn *conn); /* is there one that may? */
 
 /* Takes back what can be taken back: those that were not started are dropped, the others are asked
  * to end. */

@@ -28,7 +28,7 @@ static void set_name(struct kq_listener *listener)
         snprintf(listener->name, sizeof(listener->name), "unix://%s", name->sun_path);
         return;
     }
-    if (getsockname(listener->fd, (struct sockaddr *)&bound, &length) == 0)
+    if (port.port == 0 && getsockname(listener->fd, (struct sockaddr *)&bound, &length) == 0)
         kq_address_format(&bound, &port);
     const char *host = address->host.host;
     bool brackets = strchr(host, ':') != NULL;

@@ -30,7 +30,8 @@ bool kq_conn_may_receive(const struct kq_conn *conn)
 bool kq_conn_may_take(const struct kq_conn *conn)
 {
     const struct kq_server_options *options = &conn->shard->server->options;
-    return conn->end != KQ_CONN_CLOSED && conn->in_flight < options->max_in_flight &&
+    return (conn->end == KQ_CONN_OPEN || conn->end == KQ_CONN_DRAINING) &&
+           conn->in_flight < options->max_in_flight &&
            kq_sendq_left(&conn->sendq) <= (uint64_t)options->max_send_bytes &&
            conn->muted_until_ns <= conn->shard->loop->now_ns;
 }
@@ -152,6 +153,8 @@ static int finish_part(struct kq_conn *conn)
     kq_server_unqueue(conn->shard->server, conn->part_capacity);
     conn->part = NULL;
     conn->part_size = conn->part_at = conn->part_length = conn->part_capacity = 0;
+    conn->frame_ns = 0;
+    kq_crowd_done(conn);
     int r = add_request(conn, memory, size, memory);
     if (r < 0)
         free(memory);

@@ -286,30 +286,27 @@ static void retire(struct kq_conn *conn)
     int r = 0;
     TAILQ_REMOVE(&conn->requests, request, queue);
     conn->in_flight--;
-    if (conn->end != KQ_CONN_CLOSED && request->result == KQ_HANDLED_NOW)
+    bool heard = conn->end == KQ_CONN_OPEN || conn->end == KQ_CONN_DRAINING;
+    if (heard && request->result == KQ_HANDLED_NOW)
         r = kq_conn_respond(conn, request, &bytes);
     kq_telemetry_end(conn->shard->telemetry, request, bytes);
     if (r < 0)
         kq_conn_close(conn, r == -ENOMEM ? KQ_TALLY_NO_MEMORY : KQ_TALLY_REFUSED);
-    else if (request->result == KQ_HANDLED_CLOSE)
-        kq_conn_close(conn, KQ_TALLY_REFUSED);
+    else if (heard && request->result == KQ_HANDLED_CLOSE)
+        kq_conn_close_later(conn, KQ_TALLY_REFUSED);
     kq_request_free(request);
 }
 
-static bool retire_all(struct kq_conn *conn)
+static void retire_all(struct kq_conn *conn)
 {
     struct kq_request *request;
-    bool any = false;
-    while ((request = TAILQ_FIRST(&conn->requests)) && request->stage == COMPLETE) {
+    while ((request = TAILQ_FIRST(&conn->requests)) && request->stage == COMPLETE)
         retire(conn);
-        any = true;
-    }
-    return any;
 }
 
-static bool may_start(const struct kq_conn *conn)
+bool kq_conn_may_run(const struct kq_conn *conn)
 {
-    return conn->next && !conn->running && conn->end != KQ_CONN_CLOSED &&
+    return conn->next && !conn->running &&
            kq_sendq_left(&conn->sendq) <= (uint64_t)conn->shard->server->options.max_send_bytes &&
            conn->muted_until_ns <= conn->shard->loop->now_ns;
 }
@@ -317,11 +314,7 @@ static bool may_start(const struct kq_conn *conn)
 void kq_conn_run(struct kq_conn *conn)
 {
     retire_all(conn);
-    for (int i = 0; may_start(conn); i++) {
-        if (i == STARTS_AT_ONCE) {
-            kq_conn_kick(conn);
-            break;
-        }
+    for (int i = 0; i < STARTS_AT_ONCE && kq_conn_may_run(conn); i++) {
         start(conn);
         retire_all(conn);
     }
