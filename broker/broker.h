@@ -34,8 +34,8 @@ struct kq_broker_options {
     int64_t retention_check_ms;            /* log.retention.check.interval.ms */
     int64_t checkpoint_ms;                 /* log.flush.offset.checkpoint.interval.ms */
     int64_t trail_bytes;                   /* the recovery point trails the end by no more */
-    int64_t producer_expiry_ms; /* producer.id.expiration.ms */
-    size_t max_producers;       /* with an id, that are known of one partition */
+    int64_t producer_expiry_ms;            /* producer.id.expiration.ms */
+    size_t max_producers;                  /* with an id, that are known of one partition */
     unsigned max_topics;
     unsigned max_partitions; /* in all */
     unsigned max_open_files;
@@ -277,15 +277,16 @@ struct kq_waiter {
     /* Called once, from the thread that appends, with no lock held; must not block: serve what is
      * quick, hand the rest to a pool. */
     void (*wake)(struct kq_waiter *waiter, enum kq_wake why);
+    bool unstable;                      /* messages of open transactions count, too */
     struct kq_waiter *next, **previous; /* the broker's own */
     struct kq_partition *partition;     /* the broker's own */
     int64_t offset;                     /* the broker's own */
     _Atomic int state;                  /* the broker's own */
 };
 
-/* Wakes WAITER as soon as the last stable offset is > OFFSET. 0: armed; KQ_READY: it is already,
- * and WAKE is not called; -ESTALE: deleted, not armed; -ESHUTDOWN: the broker is closing, not
- * armed. Cost O(1). */
+/* Wakes WAITER as soon as the last stable offset (UNSTABLE: the end) is > OFFSET. 0: armed;
+ * KQ_READY: it is already, and WAKE is not called; -ESTALE: deleted, not armed; -ESHUTDOWN: the
+ * broker is closing, not armed. Cost O(1). */
 int kq_wait(struct kq_partition *partition, struct kq_waiter *waiter, int64_t offset);
 
 /* Takes WAITER back. 0: its WAKE will not be called. KQ_GONE: WAKE was called or is about to be;

@@ -239,7 +239,7 @@ int kq_append(const struct kq_access *access, const struct kq_log_append *append
     count(partition, append->length, &appended);
     kq_partition_touch(partition);
     if (waited_for)
-        kq_waiters_wake(&partition->waiters, bounds.last_stable);
+        kq_waiters_wake(&partition->waiters, bounds.last_stable, bounds.end);
     kq_broker_emit(partition->topic->broker, KQ_EVENT_APPENDED, partition->topic, partition);
     *ret = appended;
     return r;
@@ -385,14 +385,22 @@ static int64_t last_stable(void *context)
     return bounds.last_stable;
 }
 
+static int64_t end(void *context)
+{
+    struct kq_partition *partition = context;
+    struct kq_log_bounds bounds;
+    kq_log_bounds(partition->log, &bounds);
+    return bounds.end;
+}
+
 int kq_wait(struct kq_partition *partition, struct kq_waiter *waiter, int64_t offset)
 {
     int r = kq_partition_enter(partition);
     if (r < 0)
         return r;
     waiter->partition = partition;
-    return leave(partition,
-                 kq_waiters_arm(&partition->waiters, waiter, offset, last_stable, partition));
+    return leave(partition, kq_waiters_arm(&partition->waiters, waiter, offset,
+                                           waiter->unstable ? end : last_stable, partition));
 }
 
 int kq_unwait(struct kq_waiter *waiter)

@@ -87,13 +87,13 @@ int kq_waiters_disarm(struct kq_waiters *waiters, struct kq_waiter *waiter)
     return r;
 }
 
-/* With the lock held: those before END leave the list for one of their own. */
-static struct kq_waiter *collect(struct kq_waiters *waiters, int64_t end)
+/* With the lock held: those that are due leave the list for one of their own. */
+static struct kq_waiter *collect(struct kq_waiters *waiters, int64_t stable, int64_t end)
 {
     struct kq_waiter *due = NULL;
     for (struct kq_waiter *waiter = waiters->first, *next; waiter; waiter = next) {
         next = waiter->next;
-        if (waiter->offset >= end)
+        if (waiter->offset >= (waiter->unstable ? end : stable))
             continue;
         take_out(waiters, waiter);
         atomic_store(&waiter->state, WOKEN);
@@ -113,10 +113,10 @@ static void call(struct kq_waiter *due, enum kq_wake why)
     }
 }
 
-void kq_waiters_wake(struct kq_waiters *waiters, int64_t end)
+void kq_waiters_wake(struct kq_waiters *waiters, int64_t stable, int64_t end)
 {
     pthread_mutex_lock(&waiters->lock);
-    struct kq_waiter *due = collect(waiters, end);
+    struct kq_waiter *due = collect(waiters, stable, end);
     pthread_mutex_unlock(&waiters->lock);
     call(due, KQ_WAKE_DATA);
 }
@@ -125,7 +125,7 @@ void kq_waiters_end(struct kq_waiters *waiters, enum kq_wake why, int error)
 {
     pthread_mutex_lock(&waiters->lock);
     waiters->ended = error;
-    struct kq_waiter *due = collect(waiters, INT64_MAX);
+    struct kq_waiter *due = collect(waiters, INT64_MAX, INT64_MAX);
     pthread_mutex_unlock(&waiters->lock);
     call(due, why);
 }

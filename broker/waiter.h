@@ -24,7 +24,7 @@ void kq_waiters_init(struct kq_waiters *waiters);
 void kq_waiters_destroy(struct kq_waiters *waiters); /* none is armed */
 
 /* Arms WAITER for offsets behind OFFSET. END is asked, with CONTEXT, after the waiter can be seen
- * by appenders; it never blocks and returns the last stable offset. 0; KQ_READY; or what
+ * by appenders; it never blocks and returns what OFFSET is compared with. 0; KQ_READY; or what
  * kq_waiters_end was given. */
 int kq_waiters_arm(struct kq_waiters *waiters, struct kq_waiter *waiter, int64_t offset,
                    int64_t (*end)(void *context), void *context);
@@ -38,8 +38,8 @@ static inline bool kq_waiters_any(struct kq_waiters *waiters)
     return atomic_fetch_add_explicit(&waiters->armed, 0, memory_order_acq_rel) > 0;
 }
 
-/* Calls those whose offset is before END. */
-void kq_waiters_wake(struct kq_waiters *waiters, int64_t end);
+/* Calls those whose offset is before STABLE, or, where they are UNSTABLE, before END. */
+void kq_waiters_wake(struct kq_waiters *waiters, int64_t stable, int64_t end);
 
 /* Calls all with WHY and refuses new ones with ERROR (< 0). */
 void kq_waiters_end(struct kq_waiters *waiters, enum kq_wake why, int error);

@@ -68,8 +68,10 @@ static void cancel(struct kq_request *request)
 void kq_fetch_prepare(struct kq_fetch *fetch)
 {
     fetch->timer.expire = expire;
-    for (int32_t i = 0; i < fetch->count; i++)
+    for (int32_t i = 0; i < fetch->count; i++) {
         fetch->parts[i].waiter.wake = wake;
+        fetch->parts[i].waiter.unstable = !fetch->committed;
+    }
     fetch->request->cancel = cancel;
 }
 

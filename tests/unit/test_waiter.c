@@ -20,7 +20,7 @@ static void publish(int64_t to)
 {
     atomic_store_explicit(&end_now, to, memory_order_relaxed);
     if (kq_waiters_any(&waiters))
-        kq_waiters_wake(&waiters, to);
+        kq_waiters_wake(&waiters, to, to);
 }
 
 struct sleeper {
@@ -94,6 +94,19 @@ static void one_that_was_taken_back_is_not_called(void **state)
     assert_int_equal(kq_waiters_disarm(&waiters, &sleepers[0].waiter), KQ_GONE);
     assert_int_equal(arm(&sleepers[1], 1), 0);
     assert_int_equal(kq_waiters_disarm(&waiters, &sleepers[1].waiter), 0);
+}
+
+static void what_is_not_stable_wakes_only_those_who_want_it(void **state)
+{
+    struct sleeper stable = {.waiter.wake = wake};
+    struct sleeper unstable = {.waiter = {.wake = wake, .unstable = true}};
+    assert_int_equal(arm(&stable, 0), 0);
+    assert_int_equal(arm(&unstable, 0), 0);
+    kq_waiters_wake(&waiters, 0, 5);
+    assert_int_equal(stable.woken, 0);
+    assert_int_equal(unstable.woken, 1);
+    kq_waiters_wake(&waiters, 5, 5);
+    assert_int_equal(stable.woken, 1);
 }
 
 static void the_end_wakes_all_and_refuses_the_rest(void **state)
@@ -217,6 +230,8 @@ int main(void)
                                         set_up, take_down),
         cmocka_unit_test_setup_teardown(what_is_there_already_needs_no_waiting, set_up, take_down),
         cmocka_unit_test_setup_teardown(one_that_was_taken_back_is_not_called, set_up, take_down),
+        cmocka_unit_test_setup_teardown(what_is_not_stable_wakes_only_those_who_want_it, set_up,
+                                        take_down),
         cmocka_unit_test_setup_teardown(the_end_wakes_all_and_refuses_the_rest, set_up, take_down),
         cmocka_unit_test_setup_teardown(a_wake_function_may_arm_again, set_up, take_down),
         cmocka_unit_test_setup_teardown(no_append_slips_by_between_the_look_and_the_sleep, set_up,
