@@ -2,7 +2,7 @@
 """Fetch over TCP: sizes, waiting, epochs, errors, each partition for itself."""
 
 import os
-import stat
+import struct
 import time
 
 import mounted
@@ -93,16 +93,69 @@ def test_a_gap_is_skipped():
     gaps = Server("gaps")
     with gaps:
         gaps.topic("gap")
-    data = b"".join(batch([Record(b"%d" % n)], base_offset=n, epoch=0) for n in (0, 1, 7, 8))
-    with open(f"{gaps.data}/gap-0/00000000000000000000.log", "wb") as log:
-        log.write(data)
-    for name in os.listdir(f"{gaps.data}/gap-0"):
-        if name.endswith("index"):
-            os.unlink(f"{gaps.data}/gap-0/{name}")
-    os.unlink(f"{gaps.data}/.kafka_cleanshutdown")
+    rewrite(gaps, "gap", b"".join(batch([Record(b"%d" % n)], base_offset=n, epoch=0)
+                                  for n in (0, 1, 7, 8)))
     with gaps, gaps.client() as client:
         for offset in (2, 5, 7):
             equal([r.offset for r in records(fetch(client, "gap", offset)["records"])], [7, 8])
+
+
+def rewrite(server, topic, data):
+    """Puts DATA, as another broker may have written it, into partition 0 of a stopped SERVER."""
+    directory = f"{server.data}/{topic}-0"
+    for name in os.listdir(directory):
+        if name.endswith("index"):
+            os.unlink(f"{directory}/{name}")
+    with open(f"{directory}/{'0' * 20}.log", "wb") as log:
+        log.write(data)
+    os.unlink(f"{server.data}/.kafka_cleanshutdown")
+
+
+def marker(offset, producer, commits):
+    record = Record(struct.pack(">hi", 0, 0), struct.pack(">hh", 0, commits))
+    return batch([record], base_offset=offset, epoch=0, attributes=0x30, producer=(producer, 0, -1))
+
+
+def test_transactions_of_an_imported_log_are_told_apart():
+    """Aborted (producer 1), committed (2), left open (3), and behind it one without."""
+    def of(producer, offset, *values):
+        return batch([Record(v) for v in values], base_offset=offset, epoch=0, attributes=0x10,
+                     producer=(producer, 0, 0))
+    imported = Server("imported")
+    with imported:
+        imported.topic("txn")
+    rewrite(imported, "txn", of(1, 0, b"a", b"b") + of(2, 2, b"c") + marker(3, 1, False) +
+            marker(4, 2, True) + of(3, 5, b"open") + batch([Record(b"d")], base_offset=6, epoch=0))
+    with imported, imported.client() as client:
+        for version in range(4, 18):
+            topic_id = metadata(client, "txn", 12)["topic_id"]
+            answer = fetch(client, "txn", 0, version, isolation=1, topic_id=topic_id)
+            equal((answer["high_watermark"], answer["last_stable_offset"]), (7, 5))
+            equal([r.offset for r in records(answer["records"])], [0, 1, 2, 3, 4])
+            equal(answer["aborted_transactions"], [dict(producer_id=1, first_offset=0)])
+            answer = fetch(client, "txn", 0, version, topic_id=topic_id)
+            equal([r.offset for r in records(answer["records"])], list(range(7)))
+            equal(answer["aborted_transactions"], None)
+        equal(fetch(client, "txn", 4, isolation=1)["aborted_transactions"], [])
+        for offset in (5, 6, 7):
+            answer = fetch(client, "txn", offset, isolation=1)
+            refused(answer, "NONE")
+            equal((answer["records"], answer["aborted_transactions"]), (b"", []))
+        refused(fetch(client, "txn", 8, isolation=1), "OFFSET_OUT_OF_RANGE")
+        # A reader of everything is woken behind the open transaction, one of what is settled not.
+        parked = imported.client()
+        settled = parked.send("Fetch", 11, **fetch_request("txn", 5, wait=3000, isolation=1))
+        sent = client.send("Fetch", 11, **fetch_request("txn", 7, wait=60000))
+        until(lambda: imported.metric("kqfs_waiters_parked") == 2, "both to wait")
+        append(imported.path("txn/p0"), b"e\n")
+        equal([r.value for r in records(answers(client.receive(sent))[0]["records"])], [b"e"])
+        equal(imported.metric("kqfs_waiters_parked"), 1)
+        equal(answers(parked.receive(settled))[0]["records"], b"")
+        parked.close()
+        for isolation, end in ((0, 8), (1, 5)):
+            answer = client.ask("ListOffsets", 5, isolation_level=isolation, topics=[
+                dict(name="txn", partitions=[dict(partition_index=0, timestamp=-1)])])
+            equal(answer["topics"][0]["partitions"][0]["offset"], end)
 
 
 # --- Sizes ---
