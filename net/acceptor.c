@@ -17,6 +17,7 @@
 #define NS_PER_MS INT64_C(1000000)
 #define RETRY_NS (100 * NS_PER_MS)
 #define SAY_EACH_MS 10000
+#define REFUSED_AT_ONCE 64
 
 struct kq_acceptor {
     struct kq_server *server;
@@ -67,10 +68,13 @@ static struct kq_telemetry *telemetry(struct kq_acceptor *acceptor)
 /* A client that is closed at once knows where it stands; one in the queue waits for nothing. */
 static void use_reserve(struct kq_acceptor *acceptor, struct kq_listener *listener)
 {
+    int fd;
     if (acceptor->reserve >= 0)
         close(acceptor->reserve);
-    int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
-    if (fd >= 0) {
+    for (int i = 0; i < REFUSED_AT_ONCE; i++) {
+        fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+        if (fd < 0)
+            break;
         close(fd);
         kq_tally(telemetry(acceptor), KQ_TALLY_LIMIT_FILES, 1);
     }

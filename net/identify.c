@@ -19,6 +19,8 @@ struct place {
 struct kq_identify {
     const struct kq_identity *nobody;    /* whose end of the connection the kernel cannot tell */
     const struct kq_identity *everybody; /* plaintext.user; NULL: not set */
+    int ask;                             /* kq_peer_open; < 0: this kernel cannot tell */
+    uint32_t serial;
     pthread_mutex_t lock;
     struct place known[PLACES]; /* users of this host, by uid */
 };
@@ -39,6 +41,7 @@ int kq_identify_new(const char *plaintext_user, struct kq_identify **ret)
     if (!identify)
         return -ENOMEM;
     pthread_mutex_init(&identify->lock, NULL);
+    identify->ask = kq_peer_open();
     int r = kq_identity_anonymous(&identify->nobody);
     if (r == 0 && plaintext_user[0])
         r = set_everybody(identify, plaintext_user);
@@ -58,6 +61,8 @@ void kq_identify_free(struct kq_identify *identify)
         kq_identity_unref(identify->known[i].identity);
     kq_identity_unref(identify->nobody);
     kq_identity_unref(identify->everybody);
+    if (identify->ask >= 0)
+        close(identify->ask);
     pthread_mutex_destroy(&identify->lock);
     free(identify);
 }
@@ -83,6 +88,16 @@ static void remember(struct kq_identify *identify, const struct kq_identity *ide
     kq_identity_unref(before);
 }
 
+static int ask_kernel(struct kq_identify *identify, int fd, uid_t *ret)
+{
+    if (identify->ask < 0)
+        return -ENOENT;
+    pthread_mutex_lock(&identify->lock);
+    int r = kq_peer_uid(identify->ask, ++identify->serial, fd, ret);
+    pthread_mutex_unlock(&identify->lock);
+    return r;
+}
+
 int kq_identify(struct kq_identify *identify, int fd, bool is_unix, bool may_block,
                 const struct kq_identity **ret)
 {
@@ -93,7 +108,10 @@ int kq_identify(struct kq_identify *identify, int fd, bool is_unix, bool may_blo
         *ret = kq_identity_ref(identify->everybody);
         return 0;
     }
-    if (kq_peer_uid(fd, &uid) < 0 || uid == KQ_UID_UNKNOWN) {
+    int r = ask_kernel(identify, fd, &uid);
+    if (r == -ENOMEM || r == -ENOBUFS)
+        return r;
+    if (r < 0 || uid == KQ_UID_UNKNOWN) {
         *ret = kq_identity_ref(identify->nobody);
         return 0;
     }
@@ -104,7 +122,7 @@ int kq_identify(struct kq_identify *identify, int fd, bool is_unix, bool may_blo
     }
     if (!may_block)
         return KQ_WOULD_BLOCK;
-    int r = kq_identity_of_uid(uid, ret);
+    r = kq_identity_of_uid(uid, ret);
     if (r == 0)
         remember(identify, *ret);
     return r;

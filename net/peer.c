@@ -48,55 +48,73 @@ static bool has_owner(const struct inet_diag_msg *peer)
             peer->idiag_state == TCP_FIN_WAIT2);
 }
 
-static int ask(int netlink, const struct question *question, uid_t *ret)
+/* 0; -EAGAIN: the answer to an earlier question; -errno. */
+static int take_answer(const struct nlmsghdr *head, size_t length, uint32_t serial, uid_t *ret)
 {
-    union {
-        struct nlmsghdr head;
-        uint8_t bytes[4096];
-    } answer;
-    struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
-    ssize_t n =
-        sendto(netlink, question, sizeof(*question), 0, (struct sockaddr *)&kernel, sizeof(kernel));
-    if (n >= 0)
-        n = recv(netlink, &answer, sizeof(answer), 0);
-    if (n < 0)
-        return -errno;
-    if (!NLMSG_OK(&answer.head, (size_t)n))
+    if (!NLMSG_OK(head, length))
         return -EPROTO;
-    if (answer.head.nlmsg_type == NLMSG_ERROR)
-        return ((struct nlmsgerr *)NLMSG_DATA(&answer.head))->error;
-    if (answer.head.nlmsg_type != SOCK_DIAG_BY_FAMILY ||
-        answer.head.nlmsg_len < NLMSG_LENGTH(sizeof(struct inet_diag_msg)))
+    if (head->nlmsg_seq != serial)
+        return -EAGAIN;
+    if (head->nlmsg_type == NLMSG_ERROR)
+        return ((struct nlmsgerr *)NLMSG_DATA(head))->error;
+    if (head->nlmsg_type != SOCK_DIAG_BY_FAMILY ||
+        head->nlmsg_len < NLMSG_LENGTH(sizeof(struct inet_diag_msg)))
         return -EPROTO;
-    const struct inet_diag_msg *peer = NLMSG_DATA(&answer.head);
+    const struct inet_diag_msg *peer = NLMSG_DATA(head);
     if (!has_owner(peer))
         return -ENOENT;
     *ret = peer->idiag_uid;
     return 0;
 }
 
-int kq_peer_uid(int fd, uid_t *ret)
+static int send_question(int netlink, const struct question *question, uid_t *ret)
+{
+    union {
+        struct nlmsghdr head;
+        uint8_t bytes[4096];
+    } answer;
+    struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
+    if (sendto(netlink, question, sizeof(*question), MSG_DONTWAIT, (struct sockaddr *)&kernel,
+               sizeof(kernel)) < 0)
+        return -errno;
+    int r;
+    do {
+        /* The kernel answers before sendto returns. */
+        ssize_t n = recv(netlink, &answer, sizeof(answer), MSG_DONTWAIT);
+        if (n < 0)
+            return errno == EAGAIN ? -ENOENT : -errno;
+        r = take_answer(&answer.head, (size_t)n, question->head.nlmsg_seq, ret);
+    } while (r == -EAGAIN);
+    return r;
+}
+
+int kq_peer_open(void)
+{
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+    return fd < 0 ? -errno : fd;
+}
+
+int kq_peer_uid(int ask, uint32_t serial, int fd, uid_t *ret)
 {
     struct sockaddr_storage local, peer;
     socklen_t local_length = sizeof(local), peer_length = sizeof(peer);
     struct question question = {
         .head = {.nlmsg_len = sizeof(question),
                  .nlmsg_type = SOCK_DIAG_BY_FAMILY,
-                 .nlmsg_flags = NLM_F_REQUEST},
+                 .nlmsg_flags = NLM_F_REQUEST,
+                 .nlmsg_seq = serial},
         .body = {.sdiag_protocol = IPPROTO_TCP,
                  .idiag_states = UINT32_MAX,
                  .id.idiag_cookie = {INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE}},
     };
     if (getsockname(fd, (struct sockaddr *)&local, &local_length) < 0 ||
         getpeername(fd, (struct sockaddr *)&peer, &peer_length) < 0)
-        return -errno;
+        return -ENOENT;
     /* A host cannot have a connection with itself under an address that is not its own. */
     if (!kq_address_is_loopback(&peer) && !kq_address_same_host(&local, &peer))
         return -ENOENT;
     struct inet_diag_sockid *id = &question.body.id;
     question.body.sdiag_family = (uint8_t)plain(&peer, id->idiag_src, &id->idiag_sport);
     plain(&local, id->idiag_dst, &id->idiag_dport);
-    kq_autoclose int netlink =
-        socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
-    return netlink < 0 ? -errno : ask(netlink, &question, ret);
+    return send_question(ask, &question, ret);
 }
