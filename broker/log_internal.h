@@ -118,6 +118,9 @@ int kq_log_recover(struct kq_log *log, const struct kq_log_checkpoint *checkpoin
 void kq_log_start_sync(struct kq_log *log);
 void kq_log_run_sync(struct kq_job *job);
 
+/* Waits until all before OFFSET is on disk. On no thread that syncs. -errno. */
+int kq_log_sync_up_to(struct kq_log *log, int64_t offset);
+
 /* Waits for the sync under way. */
 void kq_log_wait_sync(struct kq_log *log);
 

@@ -94,8 +94,11 @@ static int delete_before(struct kq_log *log, int64_t offset)
     int rolled = roll_for_removal(log, offset);
     struct kq_segment *keep = kq_log_segment_at(log, offset);
     struct kq_segment *first = kq_log_first_segment(log);
-    /* Text positions outlive the segments from which they were counted. */
-    int r = first != keep ? kq_log_fix_text(log, keep) : 0;
+    /* Text positions outlive the segments from which they were counted. What those hold is durable
+     * before that: a power loss in between would leave the position of text that is not there. */
+    int r = first != keep && !log->failed ? kq_log_sync_up_to(log, keep->base) : 0;
+    if (r == 0 && first != keep)
+        r = kq_log_fix_text(log, keep);
     kq_segment_unref(first);
     if (r == 0) {
         move_start(log, offset, keep);

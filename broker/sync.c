@@ -1,6 +1,7 @@
 /* Group commit: one fdatasync(2) for all who ask while the one before is under way. */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <semaphore.h>
 #include <string.h>
 
 #include "broker/base/clock.h"
@@ -211,6 +212,35 @@ int kq_log_sync(struct kq_log *log, struct kq_sync *sync)
     if (start)
         kq_pool_submit(log->shared->syncer, &log->sync_job);
     return 0;
+}
+
+struct awaited {
+    struct kq_sync sync;
+    sem_t done;
+    int error;
+};
+
+static void end_wait(struct kq_sync *sync, int error)
+{
+    struct awaited *awaited = (struct awaited *)sync;
+    awaited->error = error;
+    sem_post(&awaited->done);
+}
+
+int kq_log_sync_up_to(struct kq_log *log, int64_t offset)
+{
+    struct awaited awaited = {.sync.done = end_wait};
+    if (atomic_load_explicit(&log->recovery_point, memory_order_acquire) >= offset)
+        return 0;
+    sem_init(&awaited.done, 0, 0);
+    int r = kq_log_sync(log, &awaited.sync);
+    if (r == 0) {
+        while (sem_wait(&awaited.done) < 0)
+            ;
+        r = awaited.error;
+    }
+    sem_destroy(&awaited.done);
+    return r < 0 ? r : 0;
 }
 
 void kq_log_start_sync(struct kq_log *log)

@@ -112,6 +112,26 @@ static void deleting_all_leaves_an_empty_log_that_goes_on(void **state)
     kit_text_bounds(kit, 21 * TEXT, 22 * TEXT);
 }
 
+/* A power loss between the two would leave a text position with nothing before it. */
+static void what_goes_is_on_disk_before_the_position_behind_it_is(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_log_bounds bounds;
+    kit_open(kit);
+    append_at(kit, 10, 1000);
+    kq_log_bounds(kit->log, &bounds);
+    assert_int_equal(bounds.recovery_point, 0);
+    assert_int_equal(kq_log_delete_before(kit->log, 10), 0);
+    kq_log_bounds(kit->log, &bounds);
+    assert_int_equal(bounds.recovery_point, 10);
+    append_at(kit, 10, 1000);
+    kq_fault_arm(KQ_FAULT_SYNC, 1, EIO, false);
+    assert_int_equal(kq_log_delete_before(kit->log, 20), -EIO);
+    assert_true(kq_fault_disarm());
+    assert_int_equal(start_of(kit), 10);
+    assert_int_equal(kit_read_all(kit, 10, NULL, NULL), 10);
+}
+
 static void a_start_within_a_batch_has_its_text_position(void **state)
 {
     struct kit *kit = *state;
@@ -233,6 +253,7 @@ int main(void)
         TEST(segments_above_retention_bytes_go),
         TEST(the_active_segment_rolls_when_its_time_is_over),
         TEST(deleting_all_leaves_an_empty_log_that_goes_on),
+        TEST(what_goes_is_on_disk_before_the_position_behind_it_is),
         TEST(a_start_within_a_batch_has_its_text_position),
         TEST(a_reader_overtaken_by_retention_is_told),
         TEST(an_idle_log_keeps_no_file_open),
