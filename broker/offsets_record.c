@@ -11,7 +11,6 @@
 
 /* Ours: version, flags, mode, uid, gid, length and bytes of the ACL. */
 #define ATTRIBUTES_VERSION 0
-#define ATTRIBUTES_HEAD 16
 #define ATTRIBUTES_PINNED 1
 #define LARGEST_ACL 65536 /* an xattr is not larger: xattr(7) */
 
@@ -200,11 +199,9 @@ int kq_offsets_read_attributes(struct kq_bytes value, struct kq_attributes *ret,
     kq_wire_reader_init(&reader, value.data, (size_t)value.length, NULL);
     int16_t version = kq_wire_read_int16(&reader);
     int16_t flags = kq_wire_read_int16(&reader);
-    struct kq_attributes attributes = {
-        .mode = (mode_t)kq_wire_read_int32(&reader) & 07777,
-        .uid = (uid_t)kq_wire_read_int32(&reader),
-        .gid = (gid_t)kq_wire_read_int32(&reader),
-    };
+    struct kq_attributes attributes = {.mode = (mode_t)kq_wire_read_int32(&reader) & 07777};
+    attributes.uid = (uid_t)kq_wire_read_int32(&reader);
+    attributes.gid = (gid_t)kq_wire_read_int32(&reader);
     struct kq_bytes acl = kq_wire_read_bytes(&reader, false, false);
     if (reader.error || version != ATTRIBUTES_VERSION || acl.length > LARGEST_ACL)
         return -EBADMSG;
