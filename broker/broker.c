@@ -3,6 +3,7 @@
 
 #include <sched.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "broker/base/diag.h"
@@ -61,6 +62,8 @@ static void tear_down(struct kq_broker *broker)
     kq_attributes_release(&broker->root);
     free(broker->cluster_id);
     free(broker->data_dir);
+    kq_buf_release(&broker->kafka.recovery.lines);
+    kq_buf_release(&broker->kafka.starts.lines);
     free(broker);
 }
 
@@ -73,8 +76,21 @@ static int new_root(struct kq_broker *broker, const struct kq_attributes *attrib
 
 static int load_root(struct kq_broker *broker, bool new, const struct kq_attributes *attributes)
 {
+/* Of a directory that was Kafka's, the root is its owner's. */
+static int root_of_kafka(struct kq_broker *broker)
+{
+    struct stat st;
+    if (fstat(broker->dirfd, &st) < 0)
+        return -errno;
+    const struct kq_attributes attributes = {
+        .uid = st.st_uid, .gid = st.st_gid, .mode = st.st_mode & 0777};
+    return new_root(broker, &attributes);
+}
+
     int r = kq_store_read_root(broker->dirfd, &broker->root);
-    if (r == -ENOENT || r == -EBADMSG || r == -EFBIG || r == -EINVAL) {
+    if (r == -ENOENT && broker->kafka.foreign) {
+        r = root_of_kafka(broker);
+    } else if (r == -ENOENT || r == -EBADMSG || r == -EFBIG || r == -EINVAL) {
         if (!new)
             kq_diag(LOG_WARNING,
                     "%s/" KQ_STORE_ROOT " is %s: the root has the owner and mode of a new one; set "

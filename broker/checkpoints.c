@@ -3,11 +3,15 @@
 
 #include "broker/base/diag.h"
 
-/* Offsets of all partitions into WRITER; those that are 0 say nothing. */
+/* Offsets of all partitions into WRITER; those that are 0 say nothing. What Kafka says of topics
+ * that were refused stays. */
 static int collect(struct kq_broker *broker, bool starts, struct kq_checkpoint_writer *writer)
 {
+    const struct kq_checkpoint_writer *kept =
+        starts ? &broker->kafka.starts : &broker->kafka.recovery;
     struct kq_topic *topic, *previous = NULL;
-    int r = 0;
+    int r = kq_buf_append(&writer->lines, kept->lines.data, kept->lines.length);
+    writer->count = kept->count;
     while (r == 0 && kq_topic_next(broker, previous ? previous->name : "", &topic) == 0) {
         for (int32_t i = 0; i < kq_topic_partition_count(topic) && r == 0; i++) {
             struct kq_partition *partition = kq_topic_at(topic, i);
@@ -72,6 +76,7 @@ int64_t kq_partition_housekeep(struct kq_partition *partition, int64_t now_ms)
         kq_housekeeper_checkpoint(broker, false);
         kq_broker_emit(broker, KQ_EVENT_START_MOVED, partition->topic, partition);
     }
+    kq_cleaner_ask(partition, false);
     /* Once more when it has been left alone for a while: then its files are closed. */
     if (active || r < 0)
         next_ms = kq_min64(next_ms, now_ms + broker->options.retention_check_ms);

@@ -192,9 +192,26 @@ static int check_properties(struct kq_broker *broker, bool *ret_new)
         r = kq_buf_append(&new, "", 1);
     if (r == 0)
         r = take_identity(broker, (char *)new.data);
-    if (r == 0)
+    if (r == 0) {
         *ret_new = missing;
+        broker->kafka.foreign = !missing && !format;
+    }
     return r;
+}
+
+/* Kafka's mark names the broker epoch that it had: a broker that comes back without it has not
+ * stopped cleanly, as far as its controller is concerned. So ours names it again. */
+static void read_mark(struct kq_broker *broker)
+{
+    static const char key[] = "\"brokerEpoch\":";
+    kq_autobuf struct kq_buf text = {0};
+    broker->kafka.epoch = -1;
+    if (kq_io_slurp(broker->dirfd, CLEAN, SMALL_FILE, &text) < 0 || kq_buf_append(&text, "", 1) < 0)
+        return;
+    broker->clean = true;
+    const char *epoch = strstr((char *)text.data, key);
+    if (epoch)
+        broker->kafka.epoch = kq_max64(-1, strtoll(epoch + strlen(key), NULL, 10));
 }
 
 int kq_datadir_open(struct kq_broker *broker, bool *ret_new)
@@ -207,7 +224,8 @@ int kq_datadir_open(struct kq_broker *broker, bool *ret_new)
     r = check_properties(broker, ret_new);
     if (r < 0 && r != -EPROTO && r != -EINVAL)
         kq_diag(LOG_ERR, "cannot read or write %s/" META ": %s", broker->data_dir, strerror(-r));
-    broker->clean = r == 0 && faccessat(broker->dirfd, CLEAN, F_OK, 0) == 0;
+    if (r == 0)
+        read_mark(broker);
     return r;
 }
 
@@ -221,7 +239,9 @@ int kq_datadir_begin(struct kq_broker *broker)
 
 void kq_datadir_mark_clean(struct kq_broker *broker)
 {
-    static const char text[] = "{\"version\":0,\"brokerEpoch\":-1}";
+    char text[64];
+    snprintf(text, sizeof(text), "{\"version\":0,\"brokerEpoch\":%lld}",
+             (long long)broker->kafka.epoch);
     int r = kq_io_replace(broker->dirfd, CLEAN, text, strlen(text), 0600);
     if (r < 0)
         kq_diag(LOG_WARNING,

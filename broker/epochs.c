@@ -82,11 +82,17 @@ static void cut(struct kq_buf *list, int64_t end)
     list->length = count * sizeof(*at);
 }
 
-int kq_log_load_epochs(struct kq_log *log, int dirfd, bool adopted)
+static int32_t newest_of(const struct kq_buf *list)
+{
+    const struct kq_epoch *at = (const void *)list->data;
+    return list->length ? at[list->length / sizeof(*at) - 1].epoch : -1;
+}
+
+int kq_log_load_epochs(struct kq_log *log, int dirfd, bool adopted, int32_t begun)
 {
     struct kq_buf list = {0};
     int r = read_file(dirfd, &list);
-    bool write = r < 0 || adopted;
+    bool write = r < 0;
     if (r == -EBADMSG) {
         kq_diag(LOG_WARNING, "%s/" KQ_EPOCHS_FILE " is damaged: the epochs before are forgotten",
                 log->name);
@@ -94,12 +100,14 @@ int kq_log_load_epochs(struct kq_log *log, int dirfd, bool adopted)
     }
     r = r == -EBADMSG || r == -ENOENT ? 0 : r;
     cut(&list, log->end);
-    size_t count = list.length / sizeof(struct kq_epoch);
-    int32_t last = count ? ((const struct kq_epoch *)(const void *)list.data)[count - 1].epoch : -1;
-    if (r == 0 && count == 0)
+    int32_t last = newest_of(&list);
+    if (r == 0 && last < 0)
         r = add(&list, 0, 0);
-    else if (r == 0 && adopted && last < INT32_MAX)
-        r = add(&list, last + 1, log->end);
+    last = begun > 0 ? begun - 1 : last < INT32_MAX ? last + 1 : last;
+    if (r == 0 && adopted && last > newest_of(&list)) {
+        r = add(&list, last, log->end);
+        write = true;
+    }
     log->epochs =
         (struct kq_epochs){.at = (void *)list.data, .count = list.length / sizeof(struct kq_epoch)};
     return r == 0 && write ? write_file(dirfd, &log->epochs) : r;

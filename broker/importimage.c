@@ -9,6 +9,7 @@
 #include "broker/message/cluster_metadata.h"
 
 #define MOST_PARTITIONS 1000000
+#define NO_LEADER_CHANGE (-2)
 #define MOST_SETTINGS 1024 /* of one resource: Kafka has a few dozen names */
 
 /* A thing that is only counted. */
@@ -69,21 +70,19 @@ static int apply_topic(struct kq_image *image, int16_t version, struct kq_wire_r
     return r;
 }
 
-static int set_replicas(struct kq_image_topic *topic, int32_t number, int32_t replicas)
+static int make_partition(struct kq_image_topic *topic, int32_t number)
 {
     if (number < 0 || number >= MOST_PARTITIONS)
         return -EBADMSG;
-    if (number >= topic->replica_capacity) {
-        int32_t larger = (int32_t)kq_max64(number + 1, 2 * (int64_t)topic->replica_capacity);
-        int32_t *moved = kq_realloc(topic->replicas, (size_t)larger * sizeof(*moved));
+    if (number >= topic->capacity) {
+        int32_t larger = (int32_t)kq_max64(number + 1, 2 * (int64_t)topic->capacity);
+        struct kq_image_partition *moved = kq_realloc(topic->at, (size_t)larger * sizeof(*moved));
         if (!moved)
             return -ENOMEM;
-        memset(&moved[topic->replica_capacity], 0,
-               (size_t)(larger - topic->replica_capacity) * sizeof(*moved));
-        topic->replicas = moved;
-        topic->replica_capacity = larger;
+        memset(&moved[topic->capacity], 0, (size_t)(larger - topic->capacity) * sizeof(*moved));
+        topic->at = moved;
+        topic->capacity = larger;
     }
-    topic->replicas[number] = replicas;
     topic->partitions = (int32_t)kq_max64(topic->partitions, number + 1);
     return 0;
 }
@@ -95,20 +94,31 @@ static int apply_partition(struct kq_image *image, int16_t version, struct kq_wi
     struct kq_image_topic *topic = r < 0 ? NULL : find_id(image, record.topic_id);
     if (r == 0 && (!topic || record.replicas_count < 1))
         r = -EBADMSG;
-    return r < 0 ? r : set_replicas(topic, record.partition_id, record.replicas_count);
+    if (r == 0)
+        r = make_partition(topic, record.partition_id);
+    if (r == 0)
+        topic->at[record.partition_id] = (struct kq_image_partition){
+            .replicas = record.replicas_count, .leader_epoch = record.leader_epoch};
+    return r;
 }
 
+/* Another leader, or none, is another epoch; the record does not say which. */
 static int apply_partition_change(struct kq_image *image, int16_t version,
                                   struct kq_wire_reader *fields)
 {
     struct kq_partition_change_record record;
     int r = kq_partition_change_record_read(fields, version, &record);
     struct kq_image_topic *topic = r < 0 ? NULL : find_id(image, record.topic_id);
-    if (r == 0 && !topic)
-        r = -EBADMSG;
-    if (r < 0 || record.replicas_count < 1)
+    if (r < 0)
         return r;
-    return set_replicas(topic, record.partition_id, record.replicas_count);
+    if (!topic || record.partition_id < 0 || record.partition_id >= topic->partitions)
+        return -EBADMSG;
+    struct kq_image_partition *partition = &topic->at[record.partition_id];
+    if (record.replicas_count > 0)
+        partition->replicas = record.replicas_count;
+    if (record.leader != NO_LEADER_CHANGE && partition->leader_epoch < INT32_MAX)
+        partition->leader_epoch++;
+    return 0;
 }
 
 /* --- Configurations --- */
@@ -246,7 +256,7 @@ const struct kq_topic_setting *kq_image_settings(const struct kq_image *image,
 
 static void free_topic(struct kq_image_topic *topic)
 {
-    free(topic->replicas);
+    free(topic->at);
     free(topic);
 }
 

@@ -20,9 +20,12 @@ enum kq_image_resource_type { /* Kafka's ConfigResource.Type */
 
 struct kq_image_topic {
     uint8_t id[KQ_UUID_BYTES];
-    int32_t partitions;       /* one behind the highest number */
-    int32_t *replicas;        /* of each partition: how many; 0: there is no such partition */
-    int32_t replica_capacity; /* elements of REPLICAS */
+    int32_t partitions; /* one behind the highest number */
+    struct kq_image_partition {
+        int32_t replicas; /* how many; 0: there is no such partition */
+        int32_t leader_epoch;
+    } * at;
+    int32_t capacity; /* elements of AT */
     UT_hash_handle by_name, by_id;
     char name[];
 };

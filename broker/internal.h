@@ -19,6 +19,7 @@
 #include "broker/housekeeper.h"
 #include "broker/producerid.h"
 #include "broker/registry.h"
+#include "broker/import.h"
 #include "broker/snapshot.h"
 #include "broker/store.h"
 #include "broker/uthash.h"
@@ -117,6 +118,7 @@ struct kq_broker {
         _Atomic int64_t batches, messages, bytes, errors;
     } deleted_totals; /* of topics that are gone: counters must not fall */
 };
+    struct kq_kafka kafka;
 
 /* Which of the broker's counters this thread uses, so that appends to different partitions do not
  * pull one cache line back and forth. */

@@ -178,6 +178,7 @@ static int make_topic(struct loading *loading, const char *name, struct kq_topic
 {
     struct kq_topic *topic;
     bool adopts = count > record->partition_count;
+    bool sure = loading->broker->clean && !loading->broker->kafka.image && !adopts;
     int r = kq_topic_new(loading->broker, name, &topic);
     if (r < 0)
         return r;
@@ -185,7 +186,7 @@ static int make_topic(struct loading *loading, const char *name, struct kq_topic
     if (r == 0)
         r = add_partitions(topic, record, count);
     for (int32_t i = 0; i < count && r == 0; i++)
-        r = complete_directory(loading, kq_topic_at(topic, i), loading->broker->clean && !adopts);
+        r = complete_directory(loading, kq_topic_at(topic, i), sure);
     if (r == 0 && adopts)
         r = write_record(topic);
     if (r == 0)
@@ -199,34 +200,35 @@ static int find_id(struct loading *loading, const char *topic, uint8_t ret[KQ_UU
 {
     size_t count;
     const struct kq_found_directory *found = directories_of(loading, topic, &count);
+    char name[KQ_DIRECTORY_BYTES];
     for (size_t i = 0; i < count; i++) {
-        kq_autobuf struct kq_buf text = {0};
-        char path[KQ_DIRECTORY_BYTES + 32];
-        snprintf(path, sizeof(path), "%s-%d/partition.metadata", topic, found[i].number);
-        if (kq_io_slurp(loading->broker->dirfd, path, 4096, &text) < 0 ||
-            kq_buf_append(&text, "", 1) < 0)
-            continue;
-        const char *id = strstr((char *)text.data, "topic_id: ");
-        if (id && kq_uuid_parse(id + strlen("topic_id: "), ret) == 0)
+        kq_partition_directory(topic, found[i].number, name);
+        if (kq_scan_topic_id(loading->broker->dirfd, name, ret) == 0)
             return 0;
     }
     return kq_uuid_new(ret);
 }
 
+/* What its settings were is lost: nothing is deleted or cleaned away until they are set again. */
 static int adopt(struct loading *loading, const char *topic)
 {
     struct kq_broker *broker = loading->broker;
+    struct kq_topic_setting keeping[] = {
+        {"cleanup.policy", "delete"}, {"retention.bytes", "-1"}, {"retention.ms", "-1"}};
     struct kq_topic_record record = {
         .created_ms = kq_clock_wall_ms(),
         .attributes = {.uid = geteuid(), .gid = getegid(), .mode = 01700},
+        .settings = keeping,
+        .setting_count = kq_array_size(keeping),
     };
     int32_t count;
     int r = count_kept(loading, topic, 0, &count);
     if (r < 0 || count == 0)
         return r;
     kq_diag(LOG_WARNING,
-            "%s/%s" KQ_STORE_SUFFIX " is missing: the topic's %d partitions were taken over with "
-            "default settings, for their owner alone; set owner, mode and settings again",
+            "%s/%s" KQ_STORE_SUFFIX " is missing: the topic's %d partitions were taken over for "
+            "their owner alone, and nothing of them is deleted; set owner, mode and settings "
+            "(retention.ms, cleanup.policy) again",
             broker->data_dir, topic, count);
     r = find_id(loading, topic, record.id);
     return r < 0 ? r : make_topic(loading, topic, &record, count);
@@ -294,12 +296,14 @@ static int load_topics(struct loading *loading)
     const struct kq_scan *scan = &loading->scan;
     int r = 0;
     for (size_t i = 0; i < scan->topic_count && r == 0; i++)
-        r = load_topic(loading, scan->topics[i]);
+        if (!kq_registry_taken(&loading->broker->registry, scan->topics[i]))
+            r = load_topic(loading, scan->topics[i]);
     for (size_t i = 0; i < scan->directory_count && r == 0; i++) {
         const char *topic = scan->directories[i].topic;
         bool again = i > 0 && strcmp(scan->directories[i - 1].topic, topic) == 0;
-        if (!again && !(scan->topic_count &&
-                        bsearch(&topic, scan->topics, scan->topic_count, sizeof(char *), by_name)))
+        if (!again && !kq_registry_taken(&loading->broker->registry, topic) &&
+            !(scan->topic_count &&
+              bsearch(&topic, scan->topics, scan->topic_count, sizeof(char *), by_name)))
             r = adopt(loading, topic);
     }
     return r;
@@ -399,6 +403,7 @@ static int open_log(struct kq_partition *partition, void *context)
         .clean = loading->broker->clean,
         .recovery_point = kq_checkpoint_find(&loading->recovery, topic, partition->number, 0),
         .log_start = kq_checkpoint_find(&loading->starts, topic, partition->number, -1),
+        .epochs_begun = kq_import_epochs(partition->topic, partition->number),
     };
     struct kq_log_recovery recovery = {0};
     int r = kq_partition_open(partition, &checkpoint, &recovery);
@@ -477,6 +482,8 @@ static int load(struct loading *loading)
     if (r == 0)
         r = read_checkpoint(broker, KQ_CHECKPOINT_START, &loading->starts);
     if (r == 0)
+        r = kq_import(broker, &loading->recovery, &loading->starts);
+    if (r == 0)
         r = kq_scan_directory(broker->dirfd, broker->data_dir, &loading->scan);
     if (r < 0)
         return r;
@@ -498,6 +505,7 @@ int kq_load(struct kq_broker *broker)
     int r = load(&loading);
     broker->recovered.after_clean_stop = broker->clean;
     broker->recovered.duration_ns = kq_clock_mono_ns() - began_ns;
+    kq_import_end(broker);
     kq_scan_release(&loading.scan);
     kq_checkpoint_release(&loading.recovery);
     kq_checkpoint_release(&loading.starts);

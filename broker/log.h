@@ -62,6 +62,8 @@ struct kq_log_checkpoint {
     bool clean;             /* the broker stopped cleanly: the log ends where its files end */
     int64_t recovery_point; /* everything before this offset is known to be on disk and whole; 0 */
     int64_t log_start;      /* -1: the base offset of the first segment */
+    int32_t epochs_begun;   /* of a log that was taken over: how many leader epochs its cluster has
+                               begun; 0: not known */
 };
 
 /* What opening a log found and did, for the report. */

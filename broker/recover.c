@@ -537,7 +537,7 @@ int kq_log_recover(struct kq_log *log, const struct kq_log_checkpoint *checkpoin
         r = kq_log_load_producers(log, dirfd, &listing, checkpoint, &adopted);
     }
     if (r == 0)
-        r = kq_log_load_epochs(log, dirfd, adopted);
+        r = kq_log_load_epochs(log, dirfd, adopted, checkpoint->epochs_begun);
     kq_listing_release(&listing);
     return r;
 }

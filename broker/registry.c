@@ -113,6 +113,14 @@ void kq_registry_remove(struct kq_registry *registry, struct kq_topic *topic)
     kq_topic_unref(topic);
 }
 
+bool kq_registry_taken(struct kq_registry *registry, const char *name)
+{
+    pthread_rwlock_rdlock(&registry->lock);
+    bool taken = find(registry, name) != NULL;
+    pthread_rwlock_unlock(&registry->lock);
+    return taken;
+}
+
 int kq_registry_count_partitions(struct kq_registry *registry, long count)
 {
     int r = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,9 @@ void kq_registry_set_state(struct kq_registry *registry, struct kq_topic *topic,
                            enum kq_registry_state state);
 /* Frees the name; drops the reference. */
 void kq_registry_remove(struct kq_registry *registry, struct kq_topic *topic);
+
+/* Has somebody taken NAME, in whatever state? */
+bool kq_registry_taken(struct kq_registry *registry, const char *name);
 
 /* Counts COUNT more partitions (or fewer, which never fails). 0; -EDQUOT. */
 int kq_registry_count_partitions(struct kq_registry *registry, long count);

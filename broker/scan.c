@@ -11,7 +11,10 @@
 #include "broker/base/io.h"
 #include "broker/base/mem.h"
 #include "broker/broker.h"
+#include "broker/importlog.h"
 #include "broker/store.h"
+
+#define SMALL_FILE 4096
 
 static int push(char ***list, size_t *count, size_t *capacity, const char *name, size_t length)
 {
@@ -68,13 +71,14 @@ int32_t kq_scan_split(char *name)
     return -1;
 }
 
-/* `….<32 hexadecimal digits>-delete` */
-static bool is_leftover(const char *name)
+/* `….<32 hexadecimal digits>` and END */
+static bool is_put_aside(const char *name, const char *end)
 {
-    size_t length = strlen(name);
-    if (length < 41 || strcmp(name + length - 7, "-delete") != 0 || name[length - 40] != '.')
+    size_t length = strlen(name), tail = 32 + strlen(end);
+    if (length < tail + 2 || strcmp(name + length - strlen(end), end) != 0 ||
+        name[length - tail - 1] != '.')
         return false;
-    return strspn(name + length - 39, "0123456789abcdef") == 32;
+    return strspn(name + length - tail, "0123456789abcdef") == 32;
 }
 
 /* kqfs-tmp.<pid>.<n>, as kq_io_replace names them. */
@@ -92,12 +96,16 @@ static int take_directory(const char *path, const char *name, struct kq_scan *sc
 {
     char copy[NAME_MAX + 1];
     snprintf(copy, sizeof(copy), "%s", name);
-    if (is_leftover(name))
+    if (is_put_aside(name, "-delete"))
         return push(&scan->leftovers, &scan->leftover_count, &scan->leftover_capacity, name,
                     strlen(name));
+    if (is_put_aside(name, "-stray") && !path)
+        return push(&scan->strays, &scan->stray_count, &scan->stray_capacity, name, strlen(name));
+    if (strcmp(name, KQ_METALOG_DIRECTORY) == 0)
+        return 0;
     if (kq_scan_split(copy) >= 0)
         return push_directory(scan, name);
-    if (strcmp(name, "lost+found") != 0)
+    if (path && strcmp(name, "lost+found") != 0)
         kq_diag(LOG_WARNING, "%s/%s is no partition of a topic: left alone", path, name);
     return 0;
 }
@@ -189,6 +197,7 @@ void kq_scan_release(struct kq_scan *scan)
         free((char *)scan->directories[i].topic);
     free(scan->directories);
     free_list(scan->topics, scan->topic_count);
+    free_list(scan->strays, scan->stray_count);
     free_list(scan->leftovers, scan->leftover_count);
     free_list(scan->temporaries, scan->temporary_count);
     *scan = (struct kq_scan){0};
@@ -219,4 +228,23 @@ int kq_scan_holds_messages(int directory, const char *name)
     r = found ? 1 : -errno;
     closedir(list);
     return r;
+}
+
+int kq_scan_topic_id(int directory, const char *name, uint8_t ret[KQ_UUID_BYTES])
+{
+    static const char key[] = "topic_id: ";
+    kq_autobuf struct kq_buf text = {0};
+    char path[NAME_MAX + 32];
+    if (snprintf(path, sizeof(path), "%s/partition.metadata", name) >= (int)sizeof(path))
+        return -ENAMETOOLONG;
+    int r = kq_io_slurp(directory, path, SMALL_FILE, &text);
+    if (r == 0)
+        r = kq_buf_append(&text, "", 1);
+    if (r < 0)
+        return r;
+    const char *id = strstr((char *)text.data, key);
+    return id && strlen(id + strlen(key)) >= KQ_UUID_TEXT &&
+                   kq_uuid_parse(id + strlen(key), ret) == 0
+               ? 0
+               : -ENOENT;
 }

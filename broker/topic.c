@@ -2,6 +2,7 @@
 #include "broker/internal.h"
 
 #include "broker/base/mem.h"
+#include "broker/importlog.h"
 
 bool kq_topic_name_valid(const char *name)
 {
@@ -9,7 +10,8 @@ bool kq_topic_name_valid(const char *name)
                                   "._-";
     size_t length = strnlen(name, 250);
     return length >= 1 && length <= 249 && strspn(name, allowed) == length &&
-           strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strcmp(name, ".kqfs") != 0;
+           strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strcmp(name, ".kqfs") != 0 &&
+           strcmp(name, KQ_METALOG_TOPIC) != 0;
 }
 
 bool kq_topic_is_internal(const char *name)
