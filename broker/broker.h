@@ -16,6 +16,7 @@
 #include "broker/authz.h"
 #include "broker/base/buf.h"
 #include "broker/base/err.h"
+#include "broker/cleaneroptions.h"
 #include "broker/extent.h"
 #include "broker/groupoptions.h"
 #include "broker/log.h"
@@ -40,6 +41,7 @@ struct kq_broker_options {
     unsigned max_partitions; /* in all */
     unsigned max_open_files;
     unsigned sync_threads;
+    struct kq_cleaner_options cleaner;
     struct kq_group_options groups; /* all zero: the defaults */
     struct kq_attributes new_root;  /* of the root, where the data directory is new */
     struct kq_authz authz;
@@ -63,8 +65,9 @@ enum kq_event {
     KQ_EVENT_PARTITION_ADDED,
     KQ_EVENT_ATTRIBUTES, /* owner, mode, ACL of the topic, partition or (both NULL) root */
     KQ_EVENT_CONFIG,
-    KQ_EVENT_START_MOVED, /* the first retained offset of the partition */
-    KQ_EVENT_APPENDED,    /* hot: after each append, on the appender's thread, after the waiters */
+    KQ_EVENT_START_MOVED,  /* the first retained offset of the partition */
+    KQ_EVENT_APPENDED,     /* hot: after each append, on the appender's thread, after the waiters */
+    KQ_EVENT_TEXT_CLEANED, /* compaction took text out of the partition: another layout */
 };
 struct kq_listener {
     void (*event)(struct kq_listener *listener, enum kq_event event, struct kq_topic *topic,

@@ -515,6 +515,7 @@ static void apply_config(struct kq_topic *topic, const struct kq_topic_config *c
         kq_partition_log_config(partition, config, &log_config);
         kq_log_set_config(partition->log, &log_config);
         kq_housekeeper_ask(partition, kq_clock_wall_ms());
+        kq_cleaner_ask(partition, true);
     }
 }
 

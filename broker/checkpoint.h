@@ -13,6 +13,7 @@
 
 #define KQ_CHECKPOINT_RECOVERY "recovery-point-offset-checkpoint"
 #define KQ_CHECKPOINT_START "log-start-offset-checkpoint"
+#define KQ_CHECKPOINT_CLEANER "cleaner-offset-checkpoint"
 
 struct kq_checkpoint_entry {
     const char *topic; /* in the checkpoint's text */

@@ -201,7 +201,7 @@ static int note_message(void *context, const struct kq_record *record, bool kept
     struct kq_cleaning *cleaning = context;
     const struct kq_rendering *rendering =
         kq_rendering_at(cleaning->renderings, record->offset, NULL);
-    int64_t length = kq_text_length(rendering, record);
+    int64_t length = cleaning->textless ? 0 : kq_text_length(rendering, record);
     int r = 0;
     while (r == 0 && cleaning->holes.text <= cleaning->packed) {
         cleaning->removed = cleaning->holes.removed;
@@ -212,13 +212,20 @@ static int note_message(void *context, const struct kq_record *record, bool kept
     return r == 0 && kept ? kq_compact_writer_message(&cleaning->writer, place, length) : r;
 }
 
+/* What is stable has its place. */
+static int text_base(struct kq_log *log, struct kq_segment *segment, int64_t *ret)
+{
+    int r = kq_log_text_base(log, segment, true, ret);
+    return r > 0 ? -EAGAIN : r;
+}
+
 static int begin_text(struct kq_cleaning *cleaning, struct kq_segment *segment)
 {
     int64_t base;
-    int r = kq_log_text_base(cleaning->log, segment, true, &base);
+    int r = text_base(cleaning->log, segment, &base);
     if (r == 0 && segment->holes)
         r = kq_log_load_holes(cleaning->log, segment, true);
-    if (r < 0)
+    if (r != 0)
         return r;
     cleaning->place = base - cleaning->writer.text_base;
     cleaning->packed = cleaning->removed = 0;
@@ -236,8 +243,13 @@ static int clean_batch(struct kq_cleaning *cleaning, const struct reading *readi
     struct kq_compact_filtered filtered;
     struct kq_batch_header header;
     bool keep_empty = last || kq_batch_next_offset(&reading->header) == work->until;
+    int r = 0;
     cleaning->out.length = 0;
-    int r = kq_compact_batch(&cleaning->filter, reading->bytes, &reading->header, keep_empty,
+    cleaning->textless = false; /* as the text was counted: what was aborted has none */
+    if (reading->header.attributes & KQ_ATTRIBUTE_TRANSACTIONAL)
+        r = kq_aborted_has(cleaning->log, &reading->header, true, &cleaning->textless);
+    if (r == 0)
+        r = kq_compact_batch(&cleaning->filter, reading->bytes, &reading->header, keep_empty,
                              &cleaning->out, &filtered);
     if (r < 0)
         return r;
@@ -285,10 +297,10 @@ static int find_text(struct kq_log *log, struct kq_segment *const *segments, siz
 {
     struct kq_segment *next = kq_log_segment_after(log, segments[count - 1]);
     int64_t end;
-    int r = next ? kq_log_text_base(log, next, true, &end) : -ESTALE;
+    int r = next ? text_base(log, next, &end) : -ESTALE;
     kq_segment_unref(next);
     if (r == 0)
-        r = kq_log_text_base(log, segments[0], true, ret_base);
+        r = text_base(log, segments[0], ret_base);
     if (r == 0)
         *ret_span = end - *ret_base;
     return r;

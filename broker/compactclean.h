@@ -35,7 +35,8 @@ struct kq_cleaning {
     int64_t packed;  /* text of it that was read */
     int64_t removed; /* holes in that */
     struct kq_hole_feed holes;
-    bool changed; /* the group is not what it was */
+    bool textless; /* the batch at hand has no text */
+    bool changed;  /* the group is not what it was */
 };
 
 /* Fills MAP from the dirty part; map_end says how far it came. */

@@ -36,6 +36,12 @@ struct kq_config {
     int64_t max_partitions;
     int64_t max_open_files;
     int64_t sync_threads;
+    bool cleaner;
+    int64_t cleaner_threads;
+    int64_t cleaner_dedupe_bytes;
+    int64_t cleaner_io_bytes;
+    int64_t cleaner_io_rate;
+    int64_t cleaner_backoff_ms;
     int64_t producer_expiry_ms;
     int64_t max_producers;
     /* [mount] */

@@ -110,6 +110,7 @@ static void count_out(struct kq_partition *partition)
 static void retire(struct kq_partition *partition)
 {
     kq_housekeeper_leave(partition);
+    kq_cleaner_leave(partition);
     kq_waiters_end(&partition->waiters, KQ_WAKE_GONE, -ESTALE);
     kq_log_close(partition->log);
     partition->log = NULL;
@@ -120,7 +121,9 @@ static void retire(struct kq_partition *partition)
 static int forget_checkpoints(struct kq_broker *broker)
 {
     int r = kq_broker_write_recovery_points(broker);
-    return r < 0 ? r : kq_broker_write_starts(broker);
+    if (r == 0)
+        r = kq_broker_write_starts(broker);
+    return r < 0 ? r : kq_cleaner_write_checkpoint(broker);
 }
 
 static void bury(struct kq_topic *topic)

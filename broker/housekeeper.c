@@ -146,6 +146,8 @@ void kq_housekeeper_touch_slow(struct kq_partition *partition)
     int64_t within_ms =
         kq_min64(partition->topic->broker->options.retention_check_ms, config.log.flush_ms);
     kq_housekeeper_ask(partition, kq_clock_wall_ms() + within_ms);
+    if (config.compact)
+        kq_cleaner_ask(partition, false);
 }
 
 void kq_housekeeper_leave(struct kq_partition *partition)

@@ -87,6 +87,14 @@ static int open_broker(const struct kq_config *config, struct kq_auth *auth, str
         .max_partitions = (unsigned)config->max_partitions,
         .max_open_files = (unsigned)config->max_open_files,
         .sync_threads = (unsigned)config->sync_threads,
+        .cleaner =
+            {
+                .threads = config->cleaner ? (unsigned)config->cleaner_threads : 0,
+                .dedupe_bytes = config->cleaner_dedupe_bytes,
+                .io_bytes = config->cleaner_io_bytes,
+                .io_rate = config->cleaner_io_rate,
+                .backoff_ms = config->cleaner_backoff_ms,
+            },
         .new_root = {.uid = geteuid(), .gid = getegid(), .mode = S_ISVTX | 0755},
         .authz = kq_auth_authz(auth),
     };

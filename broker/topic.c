@@ -292,12 +292,16 @@ void kq_topic_pause(struct kq_topic *topic)
 {
     pthread_mutex_lock(&topic->pause);
     for (int32_t i = 0; i < kq_topic_partition_count(topic); i++)
+        kq_cleaner_hold(kq_topic_at(topic, i));
+    for (int32_t i = 0; i < kq_topic_partition_count(topic); i++)
         kq_guard_close(&kq_topic_at(topic, i)->guard);
 }
 
 void kq_topic_resume(struct kq_topic *topic)
 {
-    for (int32_t i = 0; i < kq_topic_partition_count(topic); i++)
+    for (int32_t i = 0; i < kq_topic_partition_count(topic); i++) {
         kq_guard_open(&kq_topic_at(topic, i)->guard);
+        kq_cleaner_release(kq_topic_at(topic, i));
+    }
     pthread_mutex_unlock(&topic->pause);
 }

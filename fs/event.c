@@ -97,6 +97,7 @@ static void on_event(struct kq_listener *listener, enum kq_event event, struct k
         appended(fs, partition);
         break;
     case KQ_EVENT_START_MOVED:
+    case KQ_EVENT_TEXT_CLEANED:
         start_moved(fs, topic, partition);
         break;
     case KQ_EVENT_ATTRIBUTES:
