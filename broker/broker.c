@@ -41,7 +41,6 @@ static int set_up(const struct kq_broker_options *options, struct kq_broker **re
     broker->options.data_dir = broker->data_dir;
     kq_registry_init(&broker->registry, options->max_topics, options->max_partitions);
     kq_housekeeper_init(&broker->housekeeper);
-    kq_cleaner_init(&broker->cleaner);
     pthread_rwlock_init(&broker->attributes_lock, NULL);
     pthread_mutex_init(&broker->root_change, NULL);
     pthread_mutex_init(&broker->checkpoint_lock, NULL);
@@ -56,16 +55,15 @@ static void tear_down(struct kq_broker *broker)
     kq_datadir_close(broker);
     kq_registry_destroy(&broker->registry);
     kq_housekeeper_destroy(&broker->housekeeper);
-    kq_cleaner_destroy(&broker->cleaner);
     pthread_rwlock_destroy(&broker->attributes_lock);
     pthread_mutex_destroy(&broker->root_change);
     pthread_mutex_destroy(&broker->checkpoint_lock);
     kq_producer_ids_destroy(&broker->producer_ids);
     kq_attributes_release(&broker->root);
-    free(broker->cluster_id);
-    free(broker->data_dir);
     kq_buf_release(&broker->kafka.recovery.lines);
     kq_buf_release(&broker->kafka.starts.lines);
+    free(broker->cluster_id);
+    free(broker->data_dir);
     free(broker);
 }
 
@@ -76,8 +74,6 @@ static int new_root(struct kq_broker *broker, const struct kq_attributes *attrib
     return r < 0 ? r : kq_store_write_root(broker->dirfd, &broker->root);
 }
 
-static int load_root(struct kq_broker *broker, bool new, const struct kq_attributes *attributes)
-{
 /* Of a directory that was Kafka's, the root is its owner's. */
 static int root_of_kafka(struct kq_broker *broker)
 {
@@ -89,6 +85,8 @@ static int root_of_kafka(struct kq_broker *broker)
     return new_root(broker, &attributes);
 }
 
+static int load_root(struct kq_broker *broker, bool new, const struct kq_attributes *attributes)
+{
     int r = kq_store_read_root(broker->dirfd, &broker->root);
     if (r == -ENOENT && broker->kafka.foreign) {
         r = root_of_kafka(broker);
@@ -137,8 +135,6 @@ static int open_data(struct kq_broker *broker, const struct kq_broker_options *o
         r = kq_datadir_begin(broker);
     if (r == 0)
         r = kq_housekeeper_start(broker);
-    if (r == 0)
-        r = kq_cleaner_start(broker);
     if (r == 0)
         r = kq_groups_open(broker);
     if (r < 0)
@@ -289,7 +285,6 @@ static void forget_topics(struct kq_broker *broker)
 void kq_broker_abandon(struct kq_broker *broker)
 {
     kq_groups_close(broker);
-    kq_cleaner_stop(broker);
     kq_housekeeper_stop(broker);
     for_all(broker, close_log);
     forget_topics(broker);
@@ -300,7 +295,6 @@ void kq_broker_close(struct kq_broker *broker)
 {
     kq_groups_close(broker);
     for_all(broker, end_waiters);
-    kq_cleaner_stop(broker);
     kq_housekeeper_stop(broker);
     int r = kq_each_partition(broker, sync_log, NULL);
     if (r == 0)
