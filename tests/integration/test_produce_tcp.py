@@ -160,6 +160,73 @@ def test_a_client_that_leaves_does_not_wait_for_the_disk():
     until(lambda: len(values("gone")) == 20, "all messages")
 
 
+# --- A disk that stands still ---
+
+class Gated(Server):
+    """A broker with one loop, whose disk stands still behind a gate that is closed."""
+
+    def __init__(self, name):
+        library = os.path.join(os.environ.get("KQFS_TEST_TOOLS", ""), "libgate.so")
+        if not os.path.exists(library):
+            raise Skip("the preloaded library was not built")
+        self.gates = {what: os.path.join(test_directory(), f"{name}.{what}.closed")
+                      for what in ("WRITE", "SYNC")}
+        super().__init__(name, ["--net.threads", "1"], env={
+            "LD_PRELOAD": library, **{f"KQFS_GATE_{w}": path for w, path in self.gates.items()}})
+
+    def close(self, what):
+        with open(self.gates[what], "w"):
+            pass
+
+    def open(self, what):
+        os.unlink(self.gates[what])
+
+
+def test_while_appends_are_slow_other_clients_are_served():
+    with Gated("slow") as slow, slow.client() as writer, slow.client() as other:
+        slow.topic("t")
+        slow.close("WRITE")
+        first = send_many(writer, "t", (0, one(b"1")))
+        time.sleep(0.05)  # the first slow append is met on the loop: nobody could know
+        slow.open("WRITE")
+        refused(answers(writer.receive(first))[0], "NONE")
+        slow.close("WRITE")
+        second = send_many(writer, "t", (0, one(b"2")))
+        third = send_many(writer, "t", (0, one(b"3")))
+        refused(metadata(other, "t"), "NONE")
+        slow.open("WRITE")
+        equal([answers(writer.receive(s))[0]["base_offset"] for s in (second, third)], [1, 2])
+        equal(read(slow.path("t/p0")), b"1\n2\n3\n")
+
+
+def test_a_sync_that_takes_too_long_is_timed_out():
+    with Gated("late") as late, late.client() as client:
+        late.topic("t", flush_messages=1)
+        late.close("SYNC")
+        refused(produce(client, "t", one(b"1"), timeout_ms=100), "REQUEST_TIMED_OUT")
+        parked = send_many(client, "t", (0, one(b"2")))
+        refused(metadata(late.client(), "t"), "NONE")
+        late.open("SYNC")
+        refused(answers(client.receive(parked))[0], "NONE")
+        equal(read(late.path("t/p0")), b"1\n2\n")
+
+
+def test_who_leaves_while_a_sync_is_under_way_leaves_nothing_behind():
+    with Gated("left") as left:
+        left.topic("t", flush_messages=1)
+        left.close("SYNC")
+        clients = [left.client() for _ in range(5)]
+        for client in clients:
+            metadata(client, "t")
+            send_many(client, "t", (0, one()))
+        until(lambda: left.metric("kqfs_appended_messages_total") == 5, "all appends")
+        for client in clients:
+            client.close()
+        with left.client() as client:
+            refused(produce(client, "t", one(), timeout_ms=1), "REQUEST_TIMED_OUT")
+        left.open("SYNC")
+
+
 # --- What is refused ---
 
 def test_bad_batches_are_refused_and_change_nothing():
