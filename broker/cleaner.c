@@ -363,7 +363,6 @@ static int keep_pace(void *context, int64_t bytes)
 
 static void count(struct kq_partition *partition, const struct kq_compact_done *done)
 {
-    kq_metric_add(&runs, 1);
     kq_metric_add(&bytes_read, done->bytes_read);
     kq_metric_add(&bytes_written, done->bytes_written);
     kq_metric_add(&removed, done->messages_read - done->messages_kept);
@@ -372,6 +371,11 @@ static void count(struct kq_partition *partition, const struct kq_compact_done *
                         "compacting %s-%d removed %lld messages without a key: they came before "
                         "cleanup.policy was set to compact",
                         partition->topic->name, partition->number, (long long)done->keyless);
+}
+
+static void tell_success(struct kq_partition *partition, const struct kq_compact_done *done)
+{
+    kq_metric_add(&runs, 1);
     kq_diag(LOG_DEBUG,
             "compacted %s-%d up to offset %lld: %lld of %lld messages left, %lld bytes read, "
             "%lld written",
@@ -430,6 +434,8 @@ static void tell(struct kq_partition *partition, int r, const struct kq_compact_
     count(partition, done);
     if (done->text_changed)
         kq_broker_emit(broker, KQ_EVENT_TEXT_CLEANED, partition->topic, partition);
+    if (r == 0)
+        tell_success(partition, done);
     if (r < 0 && r != -ECANCELED && r != -ESTALE)
         kq_metric_add(&failures, 1);
     if (r == -EBADMSG)

@@ -24,6 +24,7 @@ int kq_partition_new(struct kq_topic *topic, int32_t number, struct kq_partition
     partition->topic = topic;
     partition->number = number;
     partition->appointment.due_ms = INT64_MAX;
+    partition->cleaning.first_dirty = -1;
     pthread_mutex_init(&partition->renderings_lock, NULL);
     kq_waiters_init(&partition->waiters);
     *ret = partition;
