@@ -41,6 +41,7 @@ static int set_up(const struct kq_broker_options *options, struct kq_broker **re
     broker->options.data_dir = broker->data_dir;
     kq_registry_init(&broker->registry, options->max_topics, options->max_partitions);
     kq_housekeeper_init(&broker->housekeeper);
+    kq_cleaner_init(&broker->cleaner);
     pthread_rwlock_init(&broker->attributes_lock, NULL);
     pthread_mutex_init(&broker->root_change, NULL);
     pthread_mutex_init(&broker->checkpoint_lock, NULL);
@@ -55,6 +56,7 @@ static void tear_down(struct kq_broker *broker)
     kq_datadir_close(broker);
     kq_registry_destroy(&broker->registry);
     kq_housekeeper_destroy(&broker->housekeeper);
+    kq_cleaner_destroy(&broker->cleaner);
     pthread_rwlock_destroy(&broker->attributes_lock);
     pthread_mutex_destroy(&broker->root_change);
     pthread_mutex_destroy(&broker->checkpoint_lock);
@@ -135,6 +137,8 @@ static int open_data(struct kq_broker *broker, const struct kq_broker_options *o
         r = kq_datadir_begin(broker);
     if (r == 0)
         r = kq_housekeeper_start(broker);
+    if (r == 0)
+        r = kq_cleaner_start(broker);
     if (r == 0)
         r = kq_groups_open(broker);
     if (r < 0)
@@ -285,6 +289,7 @@ static void forget_topics(struct kq_broker *broker)
 void kq_broker_abandon(struct kq_broker *broker)
 {
     kq_groups_close(broker);
+    kq_cleaner_stop(broker);
     kq_housekeeper_stop(broker);
     for_all(broker, close_log);
     forget_topics(broker);
@@ -295,6 +300,7 @@ void kq_broker_close(struct kq_broker *broker)
 {
     kq_groups_close(broker);
     for_all(broker, end_waiters);
+    kq_cleaner_stop(broker);
     kq_housekeeper_stop(broker);
     int r = kq_each_partition(broker, sync_log, NULL);
     if (r == 0)

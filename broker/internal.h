@@ -5,7 +5,8 @@
  *   topic->pause        held while the guards of its partitions are closed and the outcome is open
  *   registry.lock       names
  *   attributes_lock     owner, mode, ACL of everything; never held over disk I/O
- *   housekeeper.lock, topic->settings_lock, partition->waiters.lock, ->renderings_lock   innermost
+ *   housekeeper.lock, cleaner.lock, topic->settings_lock, partition->waiters.lock,
+ *   ->renderings_lock       innermost
  * The path of an append takes none of them, unless somebody waits for messages.
  */
 #pragma once
@@ -15,6 +16,7 @@
 
 #include "broker/broker.h"
 #include "broker/checkpoint.h"
+#include "broker/cleaner.h"
 #include "broker/guard.h"
 #include "broker/housekeeper.h"
 #include "broker/import.h"
@@ -40,6 +42,7 @@ struct kq_partition {
     struct kq_attributes attributes; /* under attributes_lock */
     struct kq_waiters waiters;
     struct kq_appointment appointment; /* with the housekeeper */
+    struct kq_cleaning_slot cleaning;  /* the cleaner's */
     _Atomic int64_t appended_batches, appended_messages, appended_bytes, append_errors;
     struct kq_log_bounds last_bounds; /* of a deleted topic's log */
 };
@@ -109,6 +112,7 @@ struct kq_broker {
         char line[60];
     } emitting[KQ_EMIT_LINES];
     struct kq_housekeeper housekeeper;
+    struct kq_cleaner cleaner;
     struct kq_producer_ids producer_ids;
     struct kq_groups *groups;        /* group.h */
     pthread_mutex_t checkpoint_lock; /* writers of the checkpoint files */
