@@ -61,6 +61,21 @@ enum kq_handled kq_api_delete_records(struct kq_request *request);
 enum kq_handled kq_api_describe_configs(struct kq_request *request);
 enum kq_handled kq_api_alter_configs(struct kq_request *request);
 enum kq_handled kq_api_incremental_alter_configs(struct kq_request *request);
+/* api_find_coordinator.c */
+enum kq_handled kq_api_find_coordinator(struct kq_request *request);
+/* api_group_members.c */
+enum kq_handled kq_api_join_group(struct kq_request *request);
+enum kq_handled kq_api_sync_group(struct kq_request *request);
+enum kq_handled kq_api_heartbeat(struct kq_request *request);
+enum kq_handled kq_api_leave_group(struct kq_request *request);
+/* api_groups.c */
+enum kq_handled kq_api_describe_groups(struct kq_request *request);
+enum kq_handled kq_api_list_groups(struct kq_request *request);
+enum kq_handled kq_api_delete_groups(struct kq_request *request);
+/* api_offsets.c */
+enum kq_handled kq_api_offset_commit(struct kq_request *request);
+enum kq_handled kq_api_offset_fetch(struct kq_request *request);
+enum kq_handled kq_api_offset_delete(struct kq_request *request);
 /* api_cluster.c */
 enum kq_handled kq_api_describe_log_dirs(struct kq_request *request);
 enum kq_handled kq_api_elect_leaders(struct kq_request *request);

@@ -314,6 +314,25 @@ int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_s
     return 0;
 }
 
+int kq_conn_host(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *ret)
+{
+    struct kq_host_port peer = {.host = "unix"};
+    struct sockaddr_storage address;
+    socklen_t length = sizeof(address);
+    if (!conn->listener->address.is_unix &&
+        (getpeername(conn->transport.fd, (struct sockaddr *)&address, &length) < 0 ||
+         !kq_address_format(&address, &peer)))
+        return -ENOTCONN;
+    size_t bytes = strlen(peer.host);
+    char *host = kq_arena_alloc(arena, bytes + 2);
+    if (!host)
+        return -ENOMEM;
+    host[0] = '/';
+    memcpy(host + 1, peer.host, bytes + 1);
+    *ret = kq_str_of(host);
+    return 0;
+}
+
 void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret)
 {
     const struct kq_identity *identity = conn->identity;

@@ -140,6 +140,9 @@ enum kq_error {
  * code of its own is UNKNOWN_SERVER_ERROR, and -EIO, -ENOSPC and their like KAFKA_STORAGE_ERROR. */
 int16_t kq_error_from(int result);
 
+/* The same of a call of groups.h, where rights are those on the group. */
+int16_t kq_error_of_group(int result);
+
 /* Kafka's name of CODE, for logs and metrics: "NONE", "CORRUPT_MESSAGE", … "?" where it is unknown.
  */
 const char *kq_error_name(int16_t code);

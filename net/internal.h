@@ -150,6 +150,10 @@ void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret);
 int kq_conn_advertised(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *ret_host,
                        int32_t *ret_port);
 
+/* The client's address as Kafka shows it, "/127.0.0.1"; of a unix socket "/unix". On the loop. 0;
+ * -ENOMEM; -ENOTCONN. */
+int kq_conn_host(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *ret);
+
 /* --- output.c --- */
 
 /* Queues the response of REQUEST. 0 and its size; -ENOMEM, -EINVAL (a value that the version cannot
