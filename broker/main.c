@@ -192,6 +192,8 @@ static int serve(const struct parts *parts, const struct kq_config *config)
 {
     int r = 0;
     kq_daemon_ready();
+    if (parts->server)
+        kq_server_announce(parts->server);
     if (parts->fs) {
         kq_diag(LOG_INFO, "%s is mounted on %s", config->data, config->mountpoint);
         r = kq_fs_run(parts->fs);

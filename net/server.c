@@ -119,9 +119,15 @@ void kq_server_free(struct kq_server *server)
 
 /* --- Start and stop --- */
 
-static void announce(const struct kq_server *server, const struct kq_listener *listener)
+void kq_server_announce(const struct kq_server *server)
 {
-    kq_diag(LOG_INFO, "listening at %s", listener->name);
+    const struct kq_listener *listener;
+    STAILQ_FOREACH (listener, &server->listeners, list)
+        kq_diag(LOG_INFO, "listening at %s", listener->name);
+}
+
+static void warn(const struct kq_server *server, const struct kq_listener *listener)
+{
     if (!listener->address.is_loopback && !server->options.plaintext_user[0])
         kq_diag(LOG_WARNING,
                 "%s: clients from other hosts are nobody here, with the rights of `other`; set "
@@ -138,7 +144,7 @@ static int start_listeners(struct kq_server *server)
             return r;
     }
     STAILQ_FOREACH (listener, &server->listeners, list)
-        announce(server, listener);
+        warn(server, listener);
     return 0;
 }
 

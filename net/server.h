@@ -15,11 +15,11 @@ struct kq_server_setting {
 };
 
 struct kq_server_options {
-    const char *listen; /* addresses (net/address.h), separated by blanks */
+    const char *listen;         /* addresses (net/address.h), separated by blanks */
     const char *plaintext_user; /* net/identify.h; "": not set */
-    unsigned threads; /* loops */
-    unsigned workers; /* threads for what may block, at most */
-    unsigned readers; /* threads that read in what the page cache lacks, at most */
+    unsigned threads;           /* loops */
+    unsigned workers;           /* threads for what may block, at most */
+    unsigned readers;           /* threads that read in what the page cache lacks, at most */
     int64_t max_request_bytes;
     int64_t max_queued_bytes;   /* of requests, over all connections */
     int64_t max_request_memory; /* of one request, besides its own bytes */
@@ -50,6 +50,9 @@ int kq_server_new(const struct kq_server_options *options, struct kq_server **re
 
 /* Starts the loops and begins to accept. BROKER outlives the server's stop. 0; -errno, reported. */
 int kq_server_start(struct kq_server *server, struct kq_broker *broker);
+
+/* Tells the operator where it listens. */
+void kq_server_announce(const struct kq_server *server);
 
 /* Takes no more connections and requests, lets those under way end for a while, closes. When it
  * returns no call into the broker is under way and none follows. Never started is fine. */
