@@ -228,10 +228,11 @@ static int load(struct kq_log *log)
 }
 
 /* What was loaded stays as it is. */
-static int ensure_loaded(struct kq_log *log, bool may_block)
+int kq_aborted_load(struct kq_log *log, bool may_block)
 {
     struct kq_aborted_index *index = &log->aborted;
-    if (kq_likely(atomic_load_explicit(&index->loaded, memory_order_acquire)))
+    if (kq_likely(!atomic_load_explicit(&index->any, memory_order_acquire)) ||
+        atomic_load_explicit(&index->loaded, memory_order_acquire))
         return 0;
     if (!may_block)
         return KQ_WOULD_BLOCK;
@@ -264,10 +265,8 @@ int kq_aborted_find(struct kq_log *log, int64_t from, int64_t to, bool may_block
                     struct kq_buf *ret)
 {
     const struct kq_buf *entries = &log->aborted.entries;
-    if (kq_likely(!atomic_load_explicit(&log->aborted.any, memory_order_acquire)))
-        return 0;
-    int r = ensure_loaded(log, may_block);
-    if (r != 0)
+    int r = kq_aborted_load(log, may_block);
+    if (r != 0 || !log->aborted.loaded)
         return r;
     for (size_t i = position_of(entries, from); i < entry_count(entries) && r == 0; i++) {
         const entry *one = entry_at(entries, i);
@@ -284,17 +283,15 @@ int kq_aborted_has(struct kq_log *log, const struct kq_batch_header *header, boo
 {
     const struct kq_buf *entries = &log->aborted.entries;
     bool has = false;
-    if (atomic_load_explicit(&log->aborted.any, memory_order_acquire)) {
-        int r = ensure_loaded(log, may_block);
-        if (r != 0)
-            return r;
-        for (size_t i = position_of(entries, header->base_offset); i < entry_count(entries); i++) {
-            const entry *one = entry_at(entries, i);
-            has |=
-                one->producer_id == header->producer_id && one->first_offset <= header->base_offset;
-            if (has || one->last_stable > header->base_offset)
-                break;
-        }
+    int r = kq_aborted_load(log, may_block);
+    if (r != 0)
+        return r;
+    size_t i = log->aborted.loaded ? position_of(entries, header->base_offset) : 0;
+    for (; i < entry_count(entries) && !has; i++) {
+        const entry *one = entry_at(entries, i);
+        has = one->producer_id == header->producer_id && one->first_offset <= header->base_offset;
+        if (one->last_stable > header->base_offset)
+            break; /* all that began before had ended */
     }
     *ret = has;
     return 0;

@@ -37,6 +37,9 @@ void kq_aborted_destroy(struct kq_aborted_index *index);
  * written anew. -ENOMEM, -errno. */
 int kq_aborted_settle(struct kq_log *log, int dirfd, int64_t from, const struct kq_buf *ended);
 
+/* Reads the files. 0; KQ_WOULD_BLOCK unless MAY_BLOCK and there are some; -ENOMEM, -errno. */
+int kq_aborted_load(struct kq_log *log, bool may_block);
+
 /* Appends to RET (struct kq_compact_aborted each) those that overlap [FROM, TO), ascending by last
  * offset. 0; KQ_WOULD_BLOCK unless MAY_BLOCK, where a file must be read; -ENOMEM, -errno. */
 int kq_aborted_find(struct kq_log *log, int64_t from, int64_t to, bool may_block,

@@ -15,9 +15,29 @@
 #define NEAR_BYTES (256 * 1024) /* so much is counted by a caller who may not block, if cached */
 #define ROUNDS 8                /* of catching up with writers before they are held up */
 
+/* Nobody knows yet which text follows from here on. */
+static int64_t text_limit(struct kq_log *log)
+{
+    int64_t unstable = atomic_load_explicit(&log->unstable, memory_order_acquire);
+    if (kq_likely(unstable == INT64_MAX))
+        return unstable;
+    unstable = kq_max64(unstable, atomic_load_explicit(&log->start, memory_order_acquire));
+    return kq_max64(unstable, atomic_load(&log->deleting));
+}
+
 int kq_log_measure(struct kq_log *log, const uint8_t *bytes, const struct kq_batch_header *header,
                    int64_t from, int64_t to, struct kq_buf *scratch, int64_t *ret)
 {
+    bool aborted = false;
+    if (kq_unlikely(header->attributes & KQ_ATTRIBUTE_TRANSACTIONAL)) {
+        int found = kq_aborted_has(log, header, true, &aborted);
+        if (found < 0)
+            return found;
+    }
+    if (aborted) {
+        *ret = 0;
+        return 0;
+    }
     pthread_rwlock_rdlock(&log->renderings_lock);
     int r = kq_text_length_of_batch(log->renderings, bytes, header, from, to,
                                     (size_t)log->max_batch_bytes, scratch, ret);
@@ -169,14 +189,16 @@ static void add_entry(struct kq_log *log, struct kq_segment *segment, int64_t of
 }
 
 /* Moves the cursor over one batch, or over a damaged place, which counts as empty; what follows it
- * gets an entry at once, so that its text can be placed. KQ_END at the end of what WALK covers.
- */
+ * gets an entry at once, so that its text can be placed. KQ_END at the end of what WALK covers;
+ * KQ_BEYOND before what is not stable. */
 static int count_batch(struct kq_log *log, struct kq_walk *walk, struct kq_buf *scratch)
 {
     struct kq_batch_header header;
     const uint8_t *bytes;
     int64_t length;
     int r = kq_walk_header(walk, &header);
+    if (r == 0 && header.base_offset >= text_limit(log))
+        return KQ_BEYOND;
     if (r == 0)
         r = kq_walk_bytes(walk, &header, &bytes);
     if (r == 0)
@@ -201,7 +223,7 @@ static int count_batch(struct kq_log *log, struct kq_walk *walk, struct kq_buf *
     return 0;
 }
 
-/* Counts to the published end of the cursor's segment. */
+/* Counts to the published end of the cursor's segment, or as count_batch says. */
 static int count_segment(struct kq_log *log, bool may_block)
 {
     kq_autobuf struct kq_buf scratch = {0};
@@ -305,13 +327,30 @@ static void forget_removed(struct kq_log *log)
     kq_segment_unref(first);
 }
 
+/* The text ends where a transaction is open, until it is decided. */
+static int end_before(struct kq_log *log, int64_t limit)
+{
+    atomic_store_explicit(&log->text_end, log->counted_in->text_base + log->counted_text,
+                          memory_order_release);
+    atomic_store_explicit(&log->text_held, limit, memory_order_release);
+    return 0;
+}
+
+static bool is_held(struct kq_log *log)
+{
+    int64_t limit = text_limit(log);
+    return limit != INT64_MAX &&
+           limit == atomic_load_explicit(&log->text_held, memory_order_acquire);
+}
+
 static int count_all(struct kq_log *log, bool may_block)
 {
-    if (!atomic_load_explicit(&log->text_behind, memory_order_acquire))
+    if (!atomic_load_explicit(&log->text_behind, memory_order_acquire) || is_held(log))
         return 0;
-    int r = 0;
+    int64_t limit = text_limit(log);
     forget_removed(log);
-    if (!log->counted_in)
+    int r = kq_aborted_load(log, may_block); /* it must not be read with `lock` held */
+    if (r == 0 && !log->counted_in)
         r = may_block ? find_cursor(log) : KQ_WOULD_BLOCK;
     if (r == 0 && !may_block && uncounted_bytes(log) > NEAR_BYTES)
         r = KQ_WOULD_BLOCK;
@@ -320,12 +359,14 @@ static int count_all(struct kq_log *log, bool may_block)
         if (r == 0 && uncounted_bytes(log) <= NEAR_BYTES)
             break;
     }
-    return r == 0 ? count_last(log, may_block) : r;
+    if (r == 0)
+        r = count_last(log, may_block);
+    return r == KQ_BEYOND ? end_before(log, limit) : r;
 }
 
 int kq_log_count_text(struct kq_log *log, bool may_block)
 {
-    if (kq_likely(!atomic_load_explicit(&log->text_behind, memory_order_acquire)))
+    if (kq_likely(!atomic_load_explicit(&log->text_behind, memory_order_acquire)) || is_held(log))
         return 0;
     if (may_block)
         pthread_mutex_lock(&log->counting);
@@ -364,6 +405,8 @@ int kq_log_text_base(struct kq_log *log, struct kq_segment *segment, bool may_bl
     int r = load_header(segment, &log->map, may_block);
     if (r == KQ_END) {
         r = kq_log_count_text(log, may_block);
+        if (r == 0 && segment->text_base < 0 && segment->base > text_limit(log))
+            return KQ_END;
         if (r == 0 && segment->text_base < 0) {
             if (!may_block)
                 return KQ_WOULD_BLOCK;

@@ -234,6 +234,7 @@ static struct kq_log *new_log(const struct kq_log_shared *shared, const char *na
     log->last_waiting = &log->waiting;
     log->sync_job.run = kq_log_run_sync;
     log->uncovered = log->unstable = INT64_MAX;
+    log->text_held = -1;
     kq_producers_init(&log->producers, shared->max_producers, -1);
     kq_aborted_init(&log->aborted);
     pthread_mutex_init(&log->removing, NULL);
@@ -516,8 +517,8 @@ void kq_log_bounds(struct kq_log *log, struct kq_log_bounds *ret)
     ret->start = atomic_load_explicit(&log->start, memory_order_acquire);
     ret->recovery_point = atomic_load_explicit(&log->recovery_point, memory_order_acquire);
     ret->end = atomic_load_explicit(&log->end, memory_order_acquire);
-    ret->last_stable =
-        kq_min64(ret->end, atomic_load_explicit(&log->unstable, memory_order_acquire));
+    ret->last_stable = kq_min64(
+        ret->end, kq_max64(ret->start, atomic_load_explicit(&log->unstable, memory_order_acquire)));
     ret->bytes = atomic_load_explicit(&log->bytes, memory_order_relaxed);
     ret->modified_ms = atomic_load_explicit(&log->modified_ms, memory_order_relaxed);
     ret->layout = atomic_load_explicit(&log->layout, memory_order_acquire);

@@ -61,6 +61,8 @@ struct kq_log {
     pthread_mutex_t counting;
     atomic_bool text_behind;
     _Atomic int64_t text_end;
+    _Atomic int64_t text_held; /* counted up to this offset, where a transaction is open; -1 */
+    _Atomic int64_t deleting;  /* what lies before this offset is being deleted */
     int64_t text_start, text_start_of; /* text position of an offset, under map; -1: not known */
     struct kq_segment *counted_in;     /* where counting goes on; referenced; NULL: not known yet */
     int64_t counted_position;
@@ -142,7 +144,8 @@ int kq_log_fix_text(struct kq_log *log, struct kq_segment *segment);
 /* Counts text up to the end, or to what is published while it counts. 0; KQ_WOULD_BLOCK; -errno. */
 int kq_log_count_text(struct kq_log *log, bool may_block);
 
-/* The text position of SEGMENT's first byte, which lies before what was counted. */
+/* The text position of SEGMENT's first byte, which lies before what was counted. 0; KQ_END: before
+ * it a transaction is open; KQ_WOULD_BLOCK; -EBADMSG; -errno. */
 int kq_log_text_base(struct kq_log *log, struct kq_segment *segment, bool may_block, int64_t *ret);
 
 /* The text position of the batch at POSITION of SEGMENT. 0; KQ_WOULD_BLOCK; -EIO: it cannot be told

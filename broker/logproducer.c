@@ -60,6 +60,18 @@ void kq_log_note_producer(struct kq_log *log, const struct kq_batch_header *head
         publish_unstable(log);
 }
 
+void kq_log_drop_undecided(struct kq_log *log)
+{
+    int64_t start = atomic_load_explicit(&log->start, memory_order_acquire);
+    if (kq_likely(atomic_load_explicit(&log->unstable, memory_order_acquire) == INT64_MAX))
+        return;
+    pthread_mutex_lock(&log->lock);
+    if (kq_producers_drop_open(&log->producers, start))
+        log->producers_changed = true;
+    publish_unstable(log);
+    pthread_mutex_unlock(&log->lock);
+}
+
 void kq_log_expire_producers(struct kq_log *log, int64_t now_ms, int64_t *next_ms)
 {
     int64_t oldest_ms, expiry_ms = log->shared->producer_expiry_ms;
@@ -308,12 +320,9 @@ static int take_snapshot(struct loading *loading, int64_t *ret_offset)
 static int find_start(struct loading *loading, int64_t *ret)
 {
     struct kq_log *log = loading->log;
-    int64_t offset;
+    int64_t offset = log->segments[0]->base;
     int r = take_snapshot(loading, &offset);
-    if (r == KQ_END) {
-        offset = log->segments[0]->base;
-        r = 0;
-    }
+    r = r == KQ_END ? 0 : r;
     if (r == 0)
         *ret =
             loading->ours && loading->bad.length == 0 ? kq_max64(offset, loading->synced) : offset;
@@ -384,9 +393,9 @@ static void say_unstable(struct kq_log *log)
     if (entry)
         kq_diag(LOG_WARNING,
                 "%s: the transaction that producer %" PRId64 " began at offset %" PRId64
-                " was never ended: what follows is not shown to those who read what is committed, "
-                "the mount included, until it is ended or these records are deleted",
-                log->name, entry->id, entry->transaction);
+                " was never ended: who reads committed messages, as the mount does, sees nothing "
+                "from there on until the messages up to offset %" PRId64 " are deleted",
+                log->name, entry->id, entry->transaction, kq_producer_last_offset(entry));
 }
 
 int kq_log_load_producers(struct kq_log *log, int dirfd, struct kq_listing *listing,
@@ -417,6 +426,7 @@ int kq_log_load_producers(struct kq_log *log, int dirfd, struct kq_listing *list
         note_ids(log);
     kq_producers_expire(&log->producers, loading.now_ms - log->shared->producer_expiry_ms,
                         &oldest_ms);
+    kq_producers_drop_open(&log->producers, log->start);
     publish_unstable(log);
     say_unstable(log);
     if (is_new)

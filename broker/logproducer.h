@@ -20,6 +20,9 @@ void kq_log_expire_producers(struct kq_log *log, int64_t now_ms, int64_t *next_m
 /* With `lock` held, where a segment begins: a snapshot, unless nothing changed. Reports. */
 void kq_log_snapshot_producers(struct kq_log *log);
 
+/* Of open transactions all of whose messages lie before the start nothing is left to decide. */
+void kq_log_drop_undecided(struct kq_log *log);
+
 /* Removes snapshots that nothing needs any more. With no lock held. */
 void kq_log_prune_snapshots(struct kq_log *log);
 

@@ -253,7 +253,7 @@ static int segment_of_text(struct kq_log *log, int64_t text, bool may_block,
         struct kq_segment *segment = segment_number(log, middle);
         int64_t base = INT64_MAX;
         int r = segment ? kq_log_text_base(log, segment, may_block, &base) : 0;
-        if (r != 0) {
+        if (r != 0 && r != KQ_END) {
             kq_segment_unref(segment);
             kq_segment_unref(best);
             return r;

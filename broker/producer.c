@@ -109,6 +109,27 @@ size_t kq_producers_expire(struct kq_producers *producers, int64_t before_ms,
     return before - producers->count;
 }
 
+int64_t kq_producer_last_offset(const struct kq_producer_entry *entry)
+{
+    return entry->batch_count ? entry->batches[entry->batch_count - 1].last_offset
+                              : entry->transaction;
+}
+
+bool kq_producers_drop_open(struct kq_producers *producers, int64_t start)
+{
+    struct kq_producer_entry *entry = TAILQ_FIRST(&producers->open), *next;
+    bool dropped = false;
+    for (; entry && entry->transaction < start; entry = next) {
+        next = TAILQ_NEXT(entry, by_start);
+        if (kq_producer_last_offset(entry) >= start)
+            continue;
+        TAILQ_REMOVE(&producers->open, entry, by_start);
+        entry->transaction = -1;
+        dropped = true;
+    }
+    return dropped;
+}
+
 int64_t kq_producers_unstable(const struct kq_producers *producers)
 {
     const struct kq_producer_entry *first = TAILQ_FIRST(&producers->open);

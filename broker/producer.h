@@ -90,6 +90,12 @@ int kq_producers_note_end(struct kq_producers *producers, const struct kq_batch_
 size_t kq_producers_expire(struct kq_producers *producers, int64_t before_ms,
                            int64_t *ret_oldest_ms);
 
+/* The last offset of ENTRY's open transaction. */
+int64_t kq_producer_last_offset(const struct kq_producer_entry *entry);
+
+/* Open transactions that have no message at START or behind are none any more. Were there some? */
+bool kq_producers_drop_open(struct kq_producers *producers, int64_t start);
+
 /* The first offset that is not decided: of the oldest open transaction; INT64_MAX. */
 int64_t kq_producers_unstable(const struct kq_producers *producers);
 

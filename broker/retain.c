@@ -91,6 +91,7 @@ static int roll_for_removal(struct kq_log *log, int64_t offset)
 
 static int delete_before(struct kq_log *log, int64_t offset)
 {
+    log->deleting = offset;
     int rolled = roll_for_removal(log, offset);
     struct kq_segment *keep = kq_log_segment_at(log, offset);
     struct kq_segment *first = kq_log_first_segment(log);
@@ -103,6 +104,7 @@ static int delete_before(struct kq_log *log, int64_t offset)
     if (r == 0) {
         move_start(log, offset, keep);
         r = remove_before(log, keep);
+        kq_log_drop_undecided(log);
     }
     kq_segment_unref(keep);
     return r < 0 ? r : rolled;

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 
+#include "broker/produce.h"
 #include "fs/varint.h"
 
 #define WHOLE_SEGMENT UINT32_MAX
@@ -144,6 +145,15 @@ static bool is_in_place(const struct kq_cursor *cursor, const struct kq_batch_he
            (end < 0 || header->base_offset < end - header->last_offset_delta);
 }
 
+/* Markers of transactions and what was aborted are no messages. */
+static int is_hidden(struct kq_cursor *cursor, const struct kq_lens *lens, bool *ret)
+{
+    *ret = cursor->batch.attributes & KQ_ATTRIBUTE_CONTROL;
+    if (*ret || !(cursor->batch.attributes & KQ_ATTRIBUTE_TRANSACTIONAL))
+        return 0;
+    return kq_is_aborted(&cursor->access, &cursor->batch, lens->may_block, ret);
+}
+
 static int next_batch(struct kq_cursor *cursor, struct kq_lens *lens)
 {
     const uint8_t *bytes;
@@ -170,9 +180,12 @@ static int next_batch(struct kq_cursor *cursor, struct kq_lens *lens)
         return KQ_END;
     cursor->batch = header;
     r = kq_lens_verify(lens, &cursor->extent, cursor->batch_at, &header);
+    bool hidden = false;
+    if (r == 0)
+        r = is_hidden(cursor, lens, &hidden);
     if (r != 0)
         return r;
-    if (header.attributes & KQ_ATTRIBUTE_CONTROL) {
+    if (hidden) {
         leave_batch(cursor);
         return 0;
     }

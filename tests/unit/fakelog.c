@@ -7,6 +7,7 @@
 #include "broker/base/endian.h"
 #include "broker/batch.h"
 #include "broker/codec.h"
+#include "broker/produce.h"
 #include "broker/walk.h"
 #include "fs/internal.h"
 
@@ -289,6 +290,13 @@ int kq_read_next(const struct kq_access *access, const struct kq_extent *before,
             return give(number, (void *)fake_log.segments[number].batches.data,
                         ((struct fake_batch *)fake_log.segments[number].batches.data)->text, ret);
     return KQ_END;
+}
+
+int kq_is_aborted(const struct kq_access *access, const struct kq_batch_header *header,
+                  bool may_block, bool *ret)
+{
+    *ret = false;
+    return 0;
 }
 
 void kq_partition_rendering(struct kq_partition *partition, int64_t offset,
