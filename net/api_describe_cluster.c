@@ -34,6 +34,14 @@ static int add_broker(struct kq_request *request)
     return kq_conn_advertised(request->conn, &request->arena, &broker->host, &broker->port);
 }
 
+/* On a thread of the pool: it may look at all partitions. */
+static enum kq_handled add_operations(struct kq_request *request)
+{
+    struct kq_describe_cluster_response *response = request->response;
+    response->cluster_authorized_operations = kq_topics_operations(request, NULL);
+    return KQ_HANDLED_NOW;
+}
+
 enum kq_handled kq_api_describe_cluster(struct kq_request *request)
 {
     const struct kq_describe_cluster_request *body = request->body;
@@ -45,7 +53,8 @@ enum kq_handled kq_api_describe_cluster(struct kq_request *request)
         return refuse(request, KQ_ERROR_UNSUPPORTED_ENDPOINT_TYPE, "unknown type of endpoint");
     response->endpoint_type = BROKERS;
     response->cluster_id = kq_str_of(kq_broker_cluster_id(request->broker));
-    if (body->include_cluster_authorized_operations)
-        response->cluster_authorized_operations = kq_topics_operations(request, NULL);
-    return add_broker(request) < 0 ? KQ_HANDLED_CLOSE : KQ_HANDLED_NOW;
+    if (add_broker(request) < 0)
+        return KQ_HANDLED_CLOSE;
+    return body->include_cluster_authorized_operations ? kq_request_offload(request, add_operations)
+                                                       : KQ_HANDLED_NOW;
 }

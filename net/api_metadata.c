@@ -29,6 +29,8 @@ struct work {
     struct wanted *wanted;
     int32_t count;
     int32_t node;
+    bool is_all;
+    bool is_heavy; /* looks at all topics, or at all partitions of some */
 };
 
 static struct kq_metadata_request *asked(const struct kq_request *request)
@@ -53,8 +55,6 @@ static int introduce(struct kq_request *request)
     response->brokers_count = 1;
     response->controller_id = broker->node_id;
     response->cluster_id = kq_str_of(kq_broker_cluster_id(request->broker));
-    if (request->version >= 8 && asked(request)->include_cluster_authorized_operations)
-        response->cluster_authorized_operations = kq_topics_operations(request, NULL);
     return 0;
 }
 
@@ -98,6 +98,12 @@ static int describe(struct kq_request *request, struct kq_topic *topic,
     return add_partitions(request, topic, answer);
 }
 
+/* What is said of topics is bounded by what there is, not by what one request may take. */
+static void unlimit(struct kq_request *request)
+{
+    request->arena.limit = 0;
+}
+
 /* --- All topics --- */
 
 static int append(struct kq_request *request, struct kq_topic *topic, int32_t *capacity)
@@ -126,6 +132,7 @@ static enum kq_handled list_all(struct kq_request *request)
     int r = 0;
     if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_LIST, NULL, NULL) != 0)
         return KQ_HANDLED_NOW;
+    unlimit(request);
     while (r == 0 && kq_topic_next(request->broker, after, &topic) == 0) {
         strcpy(after, kq_topic_name(topic));
         if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_DESCRIBE, topic, NULL) == 0)
@@ -189,6 +196,7 @@ static enum kq_handled answer_wanted(struct kq_request *request)
     response->topics = kq_metadata_response_topic_array(&request->arena, (size_t)work->count);
     if (!response->topics || find_repeated(request) < 0)
         return KQ_HANDLED_CLOSE;
+    unlimit(request);
     for (int32_t i = 0; i < work->count; i++) {
         const struct wanted *wanted = &work->wanted[i];
         if (wanted->twice)
@@ -255,7 +263,20 @@ static enum kq_handled look_up_all(struct kq_request *request)
         look_up(request, &body->topics[i], &work->wanted[i]);
         missing = missing || is_creatable(&work->wanted[i]);
     }
-    return create && missing ? kq_request_offload(request, create_missing) : answer_wanted(request);
+    if (!create || !missing)
+        return answer_wanted(request);
+    return work->is_heavy ? create_missing(request) : kq_request_offload(request, create_missing);
+}
+
+/* On a thread of the pool. */
+static enum kq_handled answer_slowly(struct kq_request *request)
+{
+    const struct kq_metadata_request *body = request->body;
+    struct kq_metadata_response *response = request->response;
+    struct work *work = request->state;
+    if (body->include_cluster_authorized_operations)
+        response->cluster_authorized_operations = kq_topics_operations(request, NULL);
+    return work->is_all ? list_all(request) : look_up_all(request);
 }
 
 enum kq_handled kq_api_metadata(struct kq_request *request)
@@ -264,9 +285,10 @@ enum kq_handled kq_api_metadata(struct kq_request *request)
     struct work *work = kq_arena_alloc(&request->arena, sizeof(*work));
     if (!work || introduce(request) < 0)
         return KQ_HANDLED_CLOSE;
-    work->node = kq_broker_node_id(request->broker);
     request->state = work;
-    if (body->topics_count < 0 || (request->version == 0 && body->topics_count == 0))
-        return kq_request_offload(request, list_all);
-    return look_up_all(request);
+    work->node = kq_broker_node_id(request->broker);
+    work->is_all = body->topics_count < 0 || (request->version == 0 && body->topics_count == 0);
+    work->is_heavy = work->is_all || body->include_cluster_authorized_operations ||
+                     body->include_topic_authorized_operations;
+    return work->is_heavy ? kq_request_offload(request, answer_slowly) : look_up_all(request);
 }

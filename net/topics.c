@@ -246,7 +246,9 @@ static int32_t cluster_operations(const struct kq_request *request)
     if (may(request, KQ_RIGHT_CREATE, NULL))
         operations |= CREATE;
     if (may(request, KQ_RIGHT_CHANGE_ATTRIBUTES, NULL))
-        operations |= ALTER | CLUSTER_ACTION | DESCRIBE_CONFIGS | ALTER_CONFIGS | IDEMPOTENT_WRITE;
+        operations |= ALTER | CLUSTER_ACTION | DESCRIBE_CONFIGS | ALTER_CONFIGS;
+    if (kq_producer_id_access(request->broker, &request->caller) == 0)
+        operations |= IDEMPOTENT_WRITE;
     return operations;
 }
 

@@ -66,7 +66,9 @@ int kq_topics_inherit_partition(const struct kq_request *request, struct kq_topi
                                 struct kq_attributes *ret);
 
 /* What the caller may do with TOPIC, or, TOPIC NULL, with the cluster: a bit for each
- * org.apache.kafka.common.acl.AclOperation. READ and WRITE only where all partitions grant it. */
+ * org.apache.kafka.common.acl.AclOperation. READ and WRITE only where all partitions grant it.
+ * Looks at all partitions, of the topic or (for IDEMPOTENT_WRITE) of all topics: where it may take
+ * long. */
 int32_t kq_topics_operations(const struct kq_request *request, struct kq_topic *topic);
 
 #define KQ_OPERATIONS_UNKNOWN INT32_MIN /* not asked for */
