@@ -27,21 +27,26 @@ static void free_answer(struct kq_request *request)
     free(waiting->wait.answer);
 }
 
-/* From any thread. */
+static enum kq_handled finish(struct kq_request *request)
+{
+    struct waiting *waiting = request->state;
+    request->cancel = NULL;
+    waiting->answer(request, waiting->wait.result, waiting->wait.answer);
+    kq_group_wait_release(&waiting->wait);
+    return KQ_HANDLED_NOW;
+}
+
+/* From any thread; `cancel` may be under way on the loop, and needs what the wait holds. */
 static void answered(struct kq_group_wait *wait)
 {
-    struct waiting *waiting = (struct waiting *)(void *)wait;
-    struct kq_request *request = waiting->request;
-    waiting->answer(request, wait->result, wait->answer);
-    kq_group_wait_release(wait);
-    kq_request_done(request);
+    kq_request_post(((struct waiting *)(void *)wait)->request, finish);
 }
 
 static void cancel(struct kq_request *request)
 {
     struct waiting *waiting = request->state;
     if (!kq_group_wait_cancel(&waiting->wait))
-        return; /* `answered` ends it */
+        return; /* `finish` ends it */
     kq_group_wait_release(&waiting->wait);
     kq_request_done(request);
 }

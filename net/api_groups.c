@@ -187,7 +187,7 @@ enum kq_handled kq_api_list_groups(struct kq_request *request)
         return KQ_HANDLED_NOW;
     int r = 0;
     while (r == 0 &&
-           kq_group_next(request->broker, group ? kq_group_name(group) : KQ_STR(""), &next) == 0) {
+           kq_group_next(request->broker, group ? kq_group_name(group) : KQ_STR_NULL, &next) == 0) {
         kq_group_unref(group);
         group = next;
         r = list(&listing, group);

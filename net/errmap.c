@@ -71,7 +71,11 @@ int16_t kq_error_of_group(int result)
 {
     if (result == -EACCES || result == -EPERM)
         return KQ_ERROR_GROUP_AUTHORIZATION_FAILED;
-    return result == -ENOENT ? KQ_ERROR_GROUP_ID_NOT_FOUND : kq_error_from(result);
+    if (result == -ENOENT)
+        return KQ_ERROR_GROUP_ID_NOT_FOUND;
+    /* What the log cannot take now it may take later: clients try again on this one only. */
+    int16_t code = kq_error_from(result);
+    return code == KQ_ERROR_KAFKA_STORAGE_ERROR ? KQ_ERROR_COORDINATOR_NOT_AVAILABLE : code;
 }
 
 #define NAME(name) [KQ_ERROR_##name] = #name
