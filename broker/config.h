@@ -44,6 +44,12 @@ struct kq_config {
     int64_t cleaner_backoff_ms;
     int64_t producer_expiry_ms;
     int64_t max_producers;
+    struct kq_group_settings {
+        int64_t min_session_timeout_ms, max_session_timeout_ms, initial_rebalance_delay_ms;
+        int64_t max_members, max_groups, max_protocols, max_metadata_bytes;
+        int64_t offset_metadata_bytes, offsets_partitions, offsets_segment_bytes;
+        int64_t offsets_retention_minutes, offsets_check_ms, max_lags;
+    } groups;
     /* [mount] */
     char *mountpoint;    /* NULL: not given */
     char *mount_options; /* what the kernel and libfuse are to see, comma-separated, escaped; "" */

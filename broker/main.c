@@ -72,6 +72,25 @@ static int broker_exit(int r)
     }
 }
 
+static struct kq_group_options group_options(const struct kq_group_settings *from)
+{
+    return (struct kq_group_options){
+        .min_session_timeout_ms = (int32_t)from->min_session_timeout_ms,
+        .max_session_timeout_ms = (int32_t)from->max_session_timeout_ms,
+        .initial_rebalance_delay_ms = (int32_t)from->initial_rebalance_delay_ms,
+        .max_members = (int32_t)from->max_members,
+        .max_groups = (int32_t)from->max_groups,
+        .max_protocols = (int32_t)from->max_protocols,
+        .max_metadata_bytes = (int32_t)from->max_metadata_bytes,
+        .offset_metadata_max_bytes = (int32_t)from->offset_metadata_bytes,
+        .offsets_partitions = (int32_t)from->offsets_partitions,
+        .offsets_segment_bytes = (int32_t)from->offsets_segment_bytes,
+        .offsets_retention_ms = from->offsets_retention_minutes * 60000,
+        .offsets_check_ms = from->offsets_check_ms,
+        .max_lag_metrics = (int32_t)from->max_lags,
+    };
+}
+
 static int open_broker(const struct kq_config *config, struct kq_auth *auth, struct kq_broker **ret)
 {
     struct kq_broker_options options = {
@@ -95,6 +114,7 @@ static int open_broker(const struct kq_config *config, struct kq_auth *auth, str
                 .io_rate = config->cleaner_io_rate,
                 .backoff_ms = config->cleaner_backoff_ms,
             },
+        .groups = group_options(&config->groups),
         .new_root = {.uid = geteuid(), .gid = getegid(), .mode = S_ISVTX | 0755},
         .authz = kq_auth_authz(auth),
     };
