@@ -401,11 +401,15 @@ static void say_unstable(struct kq_log *log)
 int kq_log_load_producers(struct kq_log *log, int dirfd, struct kq_listing *listing,
                           const struct kq_log_checkpoint *checkpoint, bool *ret_adopted)
 {
+    bool foreign = checkpoint->epochs_begun > 0;
     struct loading loading = {
         .log = log,
         .dirfd = dirfd,
         .now_ms = kq_clock_wall_ms(),
-        .synced = checkpoint->clean ? log->end : kq_min64(log->recovery_point, log->end),
+        /* Kafka's recovery point promises nothing of what is known of producers. */
+        .synced = foreign             ? 0
+                  : checkpoint->clean ? log->end
+                                      : kq_min64(log->recovery_point, log->end),
     };
     int64_t from, oldest_ms;
     bool is_new = kq_listing_count(listing) == 0 && listing->snapshots.length == 0;
@@ -421,7 +425,7 @@ int kq_log_load_producers(struct kq_log *log, int dirfd, struct kq_listing *list
     kq_buf_release(&loading.bad);
     if (r < 0)
         return r;
-    *ret_adopted = !loading.ours && !is_new;
+    *ret_adopted = (!loading.ours || foreign) && !is_new;
     if (*ret_adopted)
         note_ids(log);
     kq_producers_expire(&log->producers, loading.now_ms - log->shared->producer_expiry_ms,

@@ -421,6 +421,25 @@ static void missing_snapshots_are_rebuilt_from_the_log(void **state)
     check_some(kit);
 }
 
+/* Kafka has run since, and has died: it moves its recovery point on without a snapshot. */
+static void kafkas_recovery_point_says_nothing_of_producers(void **state)
+{
+    struct kit *kit = *state;
+    kit_open(kit);
+    write_some(kit);
+    assert_int_equal(kit_sync(kit), 0);
+    kit_crash(kit);
+    kit->checkpoint.recovery_point = 24;
+    kit->checkpoint.epochs_begun = 3;
+    kit_open(kit);
+    check_some(kit);
+    kit->checkpoint.epochs_begun = 0;
+    checkpoint(kit);
+    assert_string_equal(snapshots(kit), "0 24 ");
+    crash(kit);
+    check_some(kit);
+}
+
 /* The one at the last checkpoint is on disk; what the system had not written yet is gone. */
 static void snapshots_behind_the_end_go_with_what_is_lost(void **state)
 {
@@ -670,6 +689,7 @@ int main(void)
         TEST(opening_does_not_read_what_lies_before),
         TEST(a_damaged_snapshot_is_rebuilt_from_the_log_and_reported),
         TEST(missing_snapshots_are_rebuilt_from_the_log),
+        TEST(kafkas_recovery_point_says_nothing_of_producers),
         TEST(snapshots_behind_the_end_go_with_what_is_lost),
         TEST(on_a_full_disk_a_damaged_snapshot_stays_as_a_warning),
         TEST(on_a_full_disk_a_snapshot_behind_the_end_is_not_believed),
