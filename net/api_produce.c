@@ -26,7 +26,7 @@
 
 /* An append that takes so long was held up by more than its own work, and how long it is then
  * believed that others will be. */
-#define SLOW_NS INT64_C(4000000)
+#define SLOW_NS INT64_C(8000000)
 #define SLOW_FOR_NS INT64_C(500000000)
 
 typedef const struct kq_produce_request_topic asked_topic;
