@@ -51,6 +51,7 @@ struct reading {
     struct kq_buf scratch;     /* decompressed records */
     struct kq_buf transaction; /* records of the one that is open: a size_t, and so many bytes */
     bool in_transaction;
+    bool control; /* the last batch was one */
     int64_t from; /* records before this offset are in the snapshot */
     bool refused; /* the batch is whole, its records are not to be had */
 };
@@ -247,7 +248,8 @@ static int take_batch(struct reading *reading, const uint8_t *bytes,
 {
     struct kq_record_reader records;
     struct kq_record record;
-    if (header->attributes & KQ_ATTRIBUTE_CONTROL || kq_batch_next_offset(header) <= reading->from)
+    reading->control = header->attributes & KQ_ATTRIBUTE_CONTROL;
+    if (reading->control || kq_batch_next_offset(header) <= reading->from)
         return 0;
     int r = kq_record_reader_open(&records, bytes, header, LARGEST_BATCH, &reading->scratch);
     while (r == 0 && (r = kq_record_next(&records, &record)) == 0)
@@ -304,12 +306,14 @@ static int read_file(struct reading *reading, int64_t base, int64_t bytes, bool 
     return r == KQ_END ? 0 : r;
 }
 
+/* It ends with a control batch that says so. */
 static int read_snapshot(struct reading *reading, const struct snapshot *snapshot)
 {
     int64_t next;
     snprintf(reading->file, sizeof(reading->file), "%020" PRId64 "-%010" PRId64 ".checkpoint",
              snapshot->offset, snapshot->epoch);
-    return read_file(reading, 0, snapshot->bytes, false, &next);
+    int r = read_file(reading, 0, snapshot->bytes, false, &next);
+    return r == 0 && !reading->control ? -EBADMSG : r;
 }
 
 /* The segments that have records from READING->from on; they must not leave any out. */
