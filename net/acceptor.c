@@ -1,6 +1,8 @@
 #include "net/acceptor.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -12,6 +14,7 @@
 #include "net/identify.h"
 #include "net/internal.h"
 #include "net/listener.h"
+#include "net/tcp.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)
@@ -137,7 +140,7 @@ static struct kq_shard *choose_shard(struct kq_acceptor *acceptor)
 /* Nothing about it can be said to the client, so it is closed. */
 static void drop(struct kq_server *server, struct kq_arrived *arrived)
 {
-    close(arrived->fd);
+    kq_transport_close(&arrived->transport);
     kq_identity_unref(arrived->identity);
     atomic_fetch_sub(&arrived->shard->conn_count, 1);
     kq_admit_leave(server->admit, arrived->admitted);
@@ -159,8 +162,8 @@ static void look_up(struct kq_job *job)
 {
     struct arrival *arrival = (struct arrival *)((char *)job - offsetof(struct arrival, job));
     struct kq_arrived *arrived = &arrival->arrived;
-    int r = kq_identify(arrival->server->identify, arrived->fd, arrived->listener->address.is_unix,
-                        true, &arrived->identity);
+    int r = kq_identify(arrival->server->identify, arrived->transport.fd,
+                        arrived->listener->address.is_unix, true, &arrived->identity);
     begin(arrival->server, arrived, r);
     free(arrival);
 }
@@ -176,10 +179,17 @@ static void look_up_elsewhere(struct kq_server *server, struct kq_arrived *arriv
     kq_pool_submit(server->workers, &arrival->job);
 }
 
+static void set_tcp_options(int fd)
+{
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
 static void admit(struct kq_acceptor *acceptor, struct kq_listener *listener, int fd)
 {
     struct kq_server *server = acceptor->server;
-    struct kq_arrived arrived = {.listener = listener, .fd = fd};
+    struct kq_arrived arrived = {.listener = listener};
     struct sockaddr_storage peer = {0};
     socklen_t length = sizeof(peer);
     if (getpeername(fd, (struct sockaddr *)&peer, &length) < 0)
@@ -191,6 +201,9 @@ static void admit(struct kq_acceptor *acceptor, struct kq_listener *listener, in
         return;
     }
     kq_tally(telemetry(acceptor), KQ_TALLY_ACCEPTED, 1);
+    if (!listener->address.is_unix)
+        set_tcp_options(fd);
+    kq_tcp_init_consume_fd(&arrived.transport, fd);
     arrived.shard = choose_shard(acceptor);
     atomic_fetch_add(&arrived.shard->conn_count, 1);
     int r = kq_identify(server->identify, fd, listener->address.is_unix, false, &arrived.identity);

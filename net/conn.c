@@ -9,8 +9,6 @@
  * answered: what was answered before it is still sent (FLUSHING). Or it is of no more use: what was
  * to be sent is dropped (CLOSED). Its memory stays until its last request has come back.
  */
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +21,6 @@
 #include "net/admit.h"
 #include "net/internal.h"
 #include "net/listener.h"
-#include "net/tcp.h"
 
 #define NS_PER_MS INT64_C(1000000)
 #define SAY_EACH_MS 10000
@@ -259,22 +256,13 @@ static void begin(struct kq_mail *mail)
     kq_conn_watch_deadline(conn);
 }
 
-static void set_tcp_options(int fd)
-{
-    int on = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-}
-
 int kq_conn_start_consume(const struct kq_arrived *arrived)
 {
     static _Atomic uint64_t last_number;
     struct kq_conn *conn = kq_zalloc(sizeof(*conn));
     if (!conn)
         return -ENOMEM;
-    if (!arrived->listener->address.is_unix)
-        set_tcp_options(arrived->fd);
-    kq_tcp_init_consume_fd(&conn->transport, arrived->fd);
+    conn->transport = arrived->transport;
     kq_sendq_init(&conn->sendq);
     TAILQ_INIT(&conn->requests);
     conn->shard = arrived->shard;

@@ -117,7 +117,7 @@ struct kq_arrived {
     struct kq_listener *listener;
     const struct kq_identity *identity;
     struct kq_admitted *admitted;
-    int fd;
+    struct kq_transport transport;
 };
 
 /* Makes a connection of ARRIVED and all that it holds. Any thread. -ENOMEM: it is still the

@@ -113,10 +113,9 @@ static void run_tasks(struct kq_loop *loop)
     TAILQ_REMOVE(&loop->tasks, &loop->mark, queue);
 }
 
-static int wait_ms(const struct kq_loop *loop)
+static int wait_ms(struct kq_loop *loop)
 {
-    if (!TAILQ_EMPTY(&loop->tasks) ||
-        atomic_load_explicit(&((struct kq_loop *)loop)->mail, memory_order_relaxed))
+    if (!TAILQ_EMPTY(&loop->tasks) || atomic_load_explicit(&loop->mail, memory_order_relaxed))
         return 0;
     int64_t next = kq_timer_heap_next_ns(&loop->timers);
     if (next == INT64_MAX)
@@ -134,10 +133,10 @@ static void drain_wake(const struct kq_loop *loop)
     while (n < 0 && errno == EINTR);
 }
 
-static void turn(struct kq_loop *loop)
+static void turn(struct kq_loop *loop, int timeout_ms)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
-    int n = epoll_wait(loop->epoll_fd, events, EVENTS_AT_ONCE, wait_ms(loop));
+    int n = epoll_wait(loop->epoll_fd, events, EVENTS_AT_ONCE, timeout_ms);
     if (n < 0 && errno != EINTR)
         kq_diag_limited(10000, LOG_ERR, "epoll_wait: %s", strerror(errno));
     loop->now_ns = kq_clock_mono_ns();
@@ -159,12 +158,18 @@ static void *run(void *argument)
     pthread_setname_np(pthread_self(), loop->name);
     current = loop;
     while (!atomic_load_explicit(&loop->stopping, memory_order_acquire))
-        turn(loop);
+        turn(loop, wait_ms(loop));
     while (deliver_mail(loop))
         run_tasks(loop);
     run_tasks(loop);
     current = NULL;
     return NULL;
+}
+
+void kq_loop_turn(struct kq_loop *loop)
+{
+    current = loop;
+    turn(loop, 0);
 }
 
 int kq_loop_start(struct kq_loop *loop)

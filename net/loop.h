@@ -61,6 +61,10 @@ int kq_loop_start(struct kq_loop *loop); /* 0; -errno */
 void kq_loop_stop(struct kq_loop *loop);
 void kq_loop_free(struct kq_loop *loop); /* stopped, or never started; NULL is fine */
 
+/* One turn on the calling thread, which is the loop's from now on; waits for nothing. For tests,
+ * instead of kq_loop_start. */
+void kq_loop_turn(struct kq_loop *loop);
+
 /* Is this the loop's thread? */
 bool kq_loop_is_current(const struct kq_loop *loop);
 
