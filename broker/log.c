@@ -233,7 +233,8 @@ static struct kq_log *new_log(const struct kq_log_shared *shared, const char *na
     log->text_start = log->text_start_of = -1;
     log->last_waiting = &log->waiting;
     log->sync_job.run = kq_log_run_sync;
-    log->uncovered = log->unstable = INT64_MAX;
+    log->uncovered = INT64_MAX;
+    log->unstable = INT64_MAX;
     log->text_held = -1;
     kq_producers_init(&log->producers, shared->max_producers, -1);
     kq_aborted_init(&log->aborted);

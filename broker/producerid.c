@@ -60,7 +60,8 @@ int kq_producer_ids_read(struct kq_producer_ids *ids, int dirfd)
     if (r < 0 && r != -EBADMSG && r != -ENOENT)
         return r;
     ids->dirfd = dirfd;
-    ids->end = ids->next = next;
+    ids->end = next;
+    ids->next = next;
     return 0;
 }
 

@@ -115,11 +115,11 @@ static int read_rest(struct kq_wire_reader *reader, struct kq_producer_entry *en
 {
     struct kq_producer_batch last = entry->batches[0];
     entry->seen_ms = kq_wire_read_int64(reader);
-    int older = kq_wire_read_int8(reader);
+    int8_t older = kq_wire_read_int8(reader);
     if (reader->error || older < 0 || older >= KQ_PRODUCER_BATCHES ||
         (older > 0 && !entry->batch_count))
         return -EBADMSG;
-    for (int i = 0; i < older; i++) {
+    for (int8_t i = 0; i < older; i++) {
         struct kq_producer_batch *batch = &entry->batches[i];
         batch->last_offset = kq_wire_read_int64(reader);
         batch->timestamp = kq_wire_read_int64(reader);

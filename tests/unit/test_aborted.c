@@ -35,11 +35,10 @@ static void take_recorded(struct kit *kit, const char *name)
     assert_int_equal(mkdirat(kit->shared.dirfd, KIT_LOG, 0700), 0);
     int dirfd = openat(kit->shared.dirfd, KIT_LOG, O_RDONLY | O_DIRECTORY);
     while (getline(&line, &room, file) > 0) {
-        char *path = line, *hex = strchr(line, ' '), *slash = strchr(line, '/');
-        *hex++ = '\0';
-        *slash++ = '\0';
-        if (strncmp(path, name, strlen(name)) == 0)
-            write_recorded(dirfd, slash, hex);
+        const char *hex = strchr(line, ' '); /* an empty file has none */
+        line[strcspn(line, " \n")] = '\0';
+        if (strncmp(line, name, strlen(name)) == 0)
+            write_recorded(dirfd, strchr(line, '/') + 1, hex ? hex + 1 : "");
     }
     close(dirfd);
     free(line);
