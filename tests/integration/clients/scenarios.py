@@ -5,6 +5,7 @@ be asked for it. Topics have a name of their own for each client and scenario.
 """
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -28,7 +29,8 @@ class Driver:
     def __init__(self, command, bootstrap, directory):
         self.errors = open(os.path.join(directory, "driver.log"), "ab")
         self.process = subprocess.Popen([*command, bootstrap], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.errors, bufsize=0)
+                                        stdout=subprocess.PIPE, stderr=self.errors, bufsize=0,
+                                        start_new_session=True)
         self.buffer = b""
 
     def begin(self, do, **arguments):
@@ -67,7 +69,9 @@ class Driver:
         check(any(w in plain for w in words), f"{do}: got {error!r}, wanted one of", words)
 
     def kill(self):
-        self.process.kill()
+        """With what it runs in its turn."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.errors):
             stream.close()
