@@ -121,6 +121,7 @@ struct kq_topic_spec {
     struct kq_attributes partition;          /* of each partition */
     const struct kq_topic_setting *settings; /* names and values of its own configuration */
     size_t setting_count;
+    bool check_only; /* say what would happen, make nothing: RET stays as it is */
 };
 
 /* Durable when it returns. Takes a reference. 0; -EINVAL (name, settings), -EEXIST, -EBUSY (being
@@ -140,7 +141,7 @@ int kq_topic_add_partition(struct kq_topic *topic, const struct kq_caller *calle
                            const struct kq_attributes *attributes);
 
 /* As kq_topic_add_partition, COUNT (>= 1) of them from FIRST on, all or none. -EDQUOT also where
- * there would be more than a topic can have. */
+ * there would be more than a topic can have. ATTRIBUTES NULL: says what would happen, adds none. */
 int kq_topic_add_partitions(struct kq_topic *topic, const struct kq_caller *caller, int32_t first,
                             int32_t count, const struct kq_attributes *attributes);
 
@@ -155,6 +156,7 @@ void kq_topic_config(struct kq_topic *topic, struct kq_topic_config *ret);
 
 /* What topics have that set nothing themselves. Never blocks. */
 void kq_broker_topic_defaults(const struct kq_broker *broker, struct kq_topic_config *ret);
+int32_t kq_broker_default_partitions(const struct kq_broker *broker);
 
 /* Is NAME set by the topic itself? (What getfattr lists.) */
 bool kq_topic_config_is_own(struct kq_topic *topic, const char *name);
@@ -171,6 +173,9 @@ struct kq_topic_alteration {
     size_t count;
     bool replace;    /* those the topic has and that are not named go back to their defaults */
     bool check_only; /* say what would happen, change nothing */
+    /* What the changes were made from; where a value is another one by now, -EAGAIN. */
+    const struct kq_topic_setting *expected;
+    size_t expected_count;
 };
 struct kq_topic_refusal {
     const char *name, *reason; /* valid as long as the alteration's strings */
@@ -243,6 +248,15 @@ int kq_sync(struct kq_partition *partition, struct kq_sync *sync);
 /* Offsets and bytes; never blocks. Text bounds may count first. */
 void kq_bounds(struct kq_partition *partition, struct kq_log_bounds *ret);
 int kq_text_bounds(struct kq_partition *partition, bool may_block, struct kq_log_text_bounds *ret);
+
+/* Where text stands, with holes where compaction took some out: as the calls of log.h. Also
+ * -ESTALE. */
+int kq_text_of_offset(struct kq_partition *partition, int64_t offset, bool may_block, int64_t *ret);
+int kq_text_next(struct kq_partition *partition, int64_t text, bool may_block, int64_t *ret);
+int kq_text_pack(struct kq_partition *partition, int64_t text, bool may_block, int64_t *ret_packed,
+                 uint64_t *ret_layout);
+int kq_text_unpack(struct kq_partition *partition, int64_t packed, uint64_t layout, bool may_block,
+                   int64_t *ret_text);
 
 /* Reading: as the calls of log.h of the same names. Also -EACCES, -ESTALE. */
 int kq_read(const struct kq_access *access, int64_t offset, uint32_t max_bytes, bool want_text,

@@ -220,17 +220,30 @@ static int create_registered(struct kq_topic *topic, int32_t count)
     return r;
 }
 
+/* What can be said of SPEC before anything is made. */
+static int check_new(struct kq_broker *broker, const struct kq_caller *caller,
+                     const struct kq_topic_spec *spec, int32_t count)
+{
+    struct kq_topic_config config = broker->options.topic_defaults;
+    if (!kq_topic_name_valid(spec->name) || count < 1 || count > KQ_STORE_MAX_PARTITIONS)
+        return -EINVAL;
+    int r = kq_authorize(broker, caller, KQ_RIGHT_CREATE, NULL, NULL);
+    if (r == 0)
+        r = kq_registry_check(&broker->registry, spec->name, count);
+    if (r == 0)
+        r = kq_topic_config_set_all(&config, spec->settings, spec->setting_count, NULL, NULL);
+    return r == -ENOTSUP ? -EINVAL : r;
+}
+
 int kq_topic_create(struct kq_broker *broker, const struct kq_caller *caller,
                     const struct kq_topic_spec *spec, struct kq_topic **ret)
 {
     int32_t count = spec->partitions ? spec->partitions : broker->options.default_partitions;
     struct kq_topic *topic = NULL;
-    if (!kq_topic_name_valid(spec->name) || count < 1 || count > KQ_STORE_MAX_PARTITIONS)
-        return -EINVAL;
-    int r = kq_authorize(broker, caller, KQ_RIGHT_CREATE, NULL, NULL);
-    if (r == 0)
+    int r = check_new(broker, caller, spec, count);
+    if (r == 0 && !spec->check_only)
         r = make_topic(broker, spec, count, &topic);
-    if (r < 0)
+    if (r < 0 || spec->check_only)
         return r;
     r = kq_registry_add(&broker->registry, topic);
     if (r == 0) {
@@ -331,7 +344,9 @@ int kq_topic_add_partitions(struct kq_topic *topic, const struct kq_caller *call
     int r = check_add(topic, caller, first, count);
     if (r == 0)
         r = reserve(topic->broker, count);
-    if (r == 0) {
+    if (r == 0 && !attributes) {
+        give_back(topic->broker, count);
+    } else if (r == 0) {
         r = add_locked(topic, first, count, attributes);
         if (r < 0)
             give_back(topic->broker, count);
@@ -519,6 +534,24 @@ static void apply_config(struct kq_topic *topic, const struct kq_topic_config *c
     }
 }
 
+static int check_expected(struct kq_topic *topic, const struct kq_topic_alteration *alteration)
+{
+    struct kq_topic_config config;
+    kq_topic_config(topic, &config);
+    for (size_t i = 0; i < alteration->expected_count; i++) {
+        const struct kq_topic_setting *expected = &alteration->expected[i];
+        kq_autobuf struct kq_buf value = {0};
+        int r = kq_topic_config_format(&config, expected->name, &value);
+        if (r == 0)
+            r = kq_buf_append(&value, "", 1);
+        if (r < 0)
+            return r;
+        if (strcmp((const char *)value.data, expected->value) != 0)
+            return -EAGAIN;
+    }
+    return 0;
+}
+
 static int alter_locked(struct kq_topic *topic, const struct kq_topic_alteration *alteration,
                         struct kq_topic_refusal *ret_refusal)
 {
@@ -556,6 +589,8 @@ int kq_topic_alter_config(struct kq_topic *topic, const struct kq_caller *caller
     int r = atomic_load(&topic->deleted) ? -ESTALE : 0;
     if (r == 0)
         r = kq_authorize(topic->broker, caller, KQ_RIGHT_ALTER_CONFIG, topic, NULL);
+    if (r == 0)
+        r = check_expected(topic, alteration);
     if (r == 0)
         r = alter_locked(topic, alteration, ret_refusal);
     pthread_mutex_unlock(&topic->change);

@@ -148,30 +148,33 @@ static int value_of(const struct kq_config *config, size_t index, struct kq_buf 
     return r < 0 ? r : kq_buf_append(ret, "", 1);
 }
 
+struct settings {
+    const struct kq_config *config, *defaults;
+};
+
 /* A setting that does not fit into memory is left out. */
 static void each_setting(void *setting_context,
                          void (*take)(void *context, const struct kq_server_setting *setting),
                          void *context)
 {
+    const struct settings *settings = setting_context;
     const struct kq_setting *row;
-    struct kq_config *fresh;
-    if (kq_config_new(&fresh) < 0)
-        return;
     for (size_t i = 0; (row = kq_setting_row(i)); i++) {
         kq_autobuf struct kq_buf value = {0}, fallback = {0};
         struct kq_server_setting setting = {.name = row->name,
-                                            .is_number = row->type == KQ_SETTING_NUMBER};
-        if (!row->section || value_of(setting_context, i, &value, &setting.is_default) < 0 ||
-            value_of(fresh, i, &fallback, NULL) < 0)
+                                            .is_number = row->type == KQ_SETTING_NUMBER,
+                                            .is_flag = row->type == KQ_SETTING_FLAG};
+        if (!row->section || value_of(settings->config, i, &value, &setting.is_default) < 0 ||
+            value_of(settings->defaults, i, &fallback, NULL) < 0)
             continue;
         setting.value = (const char *)value.data;
         setting.fallback = (const char *)fallback.data;
         take(context, &setting);
     }
-    kq_config_free(fresh);
 }
 
-static int bind_listeners(struct kq_config *config, struct kq_server **ret)
+static int bind_listeners(const struct kq_config *config, struct settings *settings,
+                          struct kq_server **ret)
 {
     struct kq_server_options options = {
         .listen = config->listen,
@@ -195,7 +198,7 @@ static int bind_listeners(struct kq_config *config, struct kq_server **ret)
         .auto_create_topics = config->auto_create_topics,
         .umask = (unsigned)config->umask,
         .each_setting = each_setting,
-        .setting_context = config,
+        .setting_context = settings,
     };
     return config->listen[0] ? kq_server_new(&options, ret) : 0;
 }
@@ -289,18 +292,31 @@ static int run_in_background(struct kq_config *config, struct kq_server *server)
     return code;
 }
 
-static int start(struct kq_config *config)
+static int bind_and_run(struct kq_config *config, const struct kq_config *defaults)
 {
     struct kq_server *server = NULL;
+    struct settings settings = {config, defaults};
+    umask(077);
+    int r = bind_listeners(config, &settings, &server);
+    if (r < 0)
+        return r == -EINVAL ? KQ_EXIT_USAGE : KQ_EXIT_LISTEN;
+    int code = run_in_background(config, server);
+    kq_server_free(server);
+    return code;
+}
+
+static int start(struct kq_config *config)
+{
+    struct kq_config *defaults;
     int code = kq_paths_check(config);
     if (code)
         return code;
-    umask(077);
-    int r = bind_listeners(config, &server);
-    if (r < 0)
-        return r == -EINVAL ? KQ_EXIT_USAGE : KQ_EXIT_LISTEN;
-    code = run_in_background(config, server);
-    kq_server_free(server);
+    if (kq_config_new(&defaults) < 0) {
+        kq_diag(LOG_ERR, "out of memory");
+        return KQ_EXIT_FAILURE;
+    }
+    code = bind_and_run(config, defaults);
+    kq_config_free(defaults);
     return code;
 }
 

@@ -76,18 +76,31 @@ static int insert(struct kq_registry *registry, struct kq_topic *topic)
     return 0;
 }
 
+static int check(const struct kq_registry *registry, const char *name)
+{
+    const struct kq_topic *other = find(registry, name);
+    if (other)
+        return other->state == KQ_REGISTRY_LIVE ? -EEXIST : -EBUSY;
+    return registry->count >= registry->max_topics ? -EDQUOT : 0;
+}
+
 int kq_registry_add(struct kq_registry *registry, struct kq_topic *topic)
 {
-    int r;
     pthread_rwlock_wrlock(&registry->lock);
-    const struct kq_topic *other = find(registry, topic->name);
+    int r = check(registry, topic->name);
     topic->state = KQ_REGISTRY_CREATING;
-    if (other)
-        r = other->state == KQ_REGISTRY_LIVE ? -EEXIST : -EBUSY;
-    else if (registry->count >= registry->max_topics)
-        r = -EDQUOT;
-    else
+    if (r == 0)
         r = insert(registry, topic);
+    pthread_rwlock_unlock(&registry->lock);
+    return r;
+}
+
+int kq_registry_check(struct kq_registry *registry, const char *name, int32_t count)
+{
+    pthread_rwlock_rdlock(&registry->lock);
+    int r = check(registry, name);
+    if (r == 0 && registry->partitions + (size_t)count > registry->max_partitions)
+        r = -EDQUOT;
     pthread_rwlock_unlock(&registry->lock);
     return r;
 }

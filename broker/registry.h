@@ -35,6 +35,9 @@ void kq_registry_set_state(struct kq_registry *registry, struct kq_topic *topic,
 /* Frees the name; drops the reference. */
 void kq_registry_remove(struct kq_registry *registry, struct kq_topic *topic);
 
+/* What kq_registry_add would say of NAME, and kq_registry_count_partitions of COUNT, by now. */
+int kq_registry_check(struct kq_registry *registry, const char *name, int32_t count);
+
 /* Has somebody taken NAME, in whatever state? */
 bool kq_registry_taken(struct kq_registry *registry, const char *name);
 

@@ -212,6 +212,11 @@ void kq_broker_topic_defaults(const struct kq_broker *broker, struct kq_topic_co
     *ret = broker->options.topic_defaults;
 }
 
+int32_t kq_broker_default_partitions(const struct kq_broker *broker)
+{
+    return broker->options.default_partitions;
+}
+
 void kq_topic_config(struct kq_topic *topic, struct kq_topic_config *ret)
 {
     kq_snapshot_load(&topic->config.sequence, topic->config.words, ret, sizeof(*ret));

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "net/errmap.h"
@@ -34,57 +35,102 @@ int16_t kq_admin_error(int result)
     return kq_error_from(result);
 }
 
-/* --- What was seen --- */
+/* --- Equal ones --- */
 
-struct seen {
-    const uint8_t *bytes;
-    int32_t length, index, next; /* next: of the same bucket, 0: none */
-};
-
-struct kq_admin_seen {
-    size_t mask, count;
-    int32_t *buckets; /* into `at`, 0: empty */
-    struct seen *at;  /* from 1 on */
-};
-
-int kq_admin_seen_new(struct kq_arena *arena, size_t count, struct kq_admin_seen **ret)
+static int compare(const struct kq_str *a, const struct kq_str *b)
 {
-    size_t size = 16;
-    while (size < 2 * count)
-        size *= 2;
-    struct kq_admin_seen *seen = kq_arena_alloc(arena, sizeof(*seen));
-    if (!seen)
+    if (a->length != b->length)
+        return a->length < b->length ? -1 : 1;
+    return a->length > 0 ? memcmp(a->data, b->data, (size_t)a->length) : 0;
+}
+
+/* Of equal keys the one that comes first in the array. */
+static int in_order(const void *left, const void *right)
+{
+    const struct kq_str *a = *(const struct kq_str *const *)left;
+    const struct kq_str *b = *(const struct kq_str *const *)right;
+    int order = compare(a, b);
+    return order ? order : (a > b) - (a < b);
+}
+
+int kq_admin_firsts(struct kq_arena *arena, const struct kq_str *keys, int32_t count, int32_t **ret)
+{
+    const struct kq_str **sorted = kq_arena_array(arena, (size_t)count, sizeof(const void *));
+    int32_t *firsts = kq_arena_array(arena, (size_t)count, sizeof(*firsts));
+    if (!sorted || !firsts)
         return -ENOMEM;
-    seen->mask = size - 1;
-    seen->buckets = kq_arena_array(arena, size, sizeof(*seen->buckets));
-    seen->at = kq_arena_array(arena, count + 1, sizeof(*seen->at));
-    if (!seen->buckets || !seen->at)
-        return -ENOMEM;
-    *ret = seen;
+    for (int32_t i = 0; i < count; i++)
+        sorted[i] = &keys[i];
+    qsort(sorted, (size_t)count, sizeof(const void *), in_order);
+    for (int32_t i = 0; i < count; i++) {
+        bool again = i && sorted[i]->length >= 0 && compare(sorted[i - 1], sorted[i]) == 0;
+        int32_t index = (int32_t)(sorted[i] - keys);
+        firsts[index] = again ? firsts[sorted[i - 1] - keys] : index;
+    }
+    *ret = firsts;
     return 0;
 }
 
-/* FNV-1a; who makes names that meet in one bucket waits for himself, on a worker, and no longer
- * than the square of what one request may hold. */
-static size_t hash(const uint8_t *bytes, int32_t length)
+int kq_admin_repeated(struct kq_arena *arena, const struct kq_str *keys, int32_t count, bool **ret)
 {
-    uint64_t value = 0xcbf29ce484222325u;
-    for (int32_t i = 0; i < length; i++)
-        value = (value ^ bytes[i]) * 0x100000001b3u;
-    return (size_t)(value ^ (value >> 32));
+    int32_t *firsts;
+    bool *repeated = kq_arena_array(arena, (size_t)count, sizeof(*repeated));
+    if (!repeated || kq_admin_firsts(arena, keys, count, &firsts) < 0)
+        return -ENOMEM;
+    for (int32_t i = 0; i < count; i++)
+        if (firsts[i] != i)
+            repeated[i] = repeated[firsts[i]] = true;
+    *ret = repeated;
+    return 0;
 }
 
-int32_t kq_admin_see(struct kq_admin_seen *seen, const void *bytes, int32_t length, int32_t index)
+/* --- Lists --- */
+
+/* The words of LIST without the blanks around them; RET has room for all. Returns how many. */
+static int32_t split(const char *list, struct kq_str *ret)
 {
-    if (length < 0)
-        return -1;
-    int32_t *bucket = &seen->buckets[hash(bytes, length) & seen->mask];
-    for (int32_t i = *bucket; i; i = seen->at[i].next)
-        if (seen->at[i].length == length && memcmp(seen->at[i].bytes, bytes, (size_t)length) == 0)
-            return seen->at[i].index;
-    seen->at[++seen->count] = (struct seen){bytes, length, index, *bucket};
-    *bucket = (int32_t)seen->count;
-    return -1;
+    int32_t count = 0;
+    for (const char *at = list; *at;) {
+        const char *word = at + strspn(at, ", ");
+        at = word + strcspn(word, ",");
+        const char *end = at;
+        while (end > word && end[-1] == ' ')
+            end--;
+        if (end > word)
+            ret[count++] = (struct kq_str){word, (int32_t)(end - word)};
+    }
+    return count;
+}
+
+static char *join(struct kq_arena *arena, const struct kq_str *words, int32_t count, size_t size)
+{
+    char *list = kq_arena_alloc(arena, size), *at = list;
+    for (int32_t i = 0; list && i < count; i++) {
+        if (at != list)
+            *at++ = ',';
+        memcpy(at, words[i].data, (size_t)words[i].length);
+        at += words[i].length;
+    }
+    return list;
+}
+
+char *kq_admin_change_list(struct kq_arena *arena, const char *present, const char *change,
+                           bool add)
+{
+    size_t size = strlen(present) + strlen(change) + 2;
+    struct kq_str *words = kq_arena_array(arena, size / 2 + 1, sizeof(*words));
+    int32_t *firsts, kept = 0;
+    if (!words)
+        return NULL;
+    /* What is to be taken away comes first, so that all that is equal to it counts as repeated. */
+    int32_t start = split(add ? present : change, words);
+    int32_t count = start + split(add ? change : present, words + start);
+    if (kq_admin_firsts(arena, words, count, &firsts) < 0)
+        return NULL;
+    for (int32_t i = add ? 0 : start; i < count; i++)
+        if (firsts[i] == i)
+            words[kept++] = words[i];
+    return join(arena, words, kept, size);
 }
 
 /* --- Configurations of a topic --- */
@@ -97,6 +143,43 @@ static enum kq_config_type type_of(const char *name)
         [KQ_TOPIC_SETTING_LIST] = KQ_CONFIG_LIST,
     };
     return types[kq_topic_config_type(name)];
+}
+
+/* Those whose names differ (org.apache.kafka.server.config.ServerTopicConfigSynonyms); those that
+ * Kafka does not have are written topic.NAME at the command line. */
+static const struct {
+    const char *name, *of_broker;
+} broker_names[] = {
+    {"cleanup.policy", "log.cleanup.policy"},
+    {"delete.retention.ms", "log.cleaner.delete.retention.ms"},
+    {"delimiter", "topic.delimiter"},
+    {"file.delete.delay.ms", "log.segment.delete.delay.ms"},
+    {"flush.messages", "log.flush.interval.messages"},
+    {"flush.ms", "log.flush.interval.ms"},
+    {"framing", "topic.framing"},
+    {"index.interval.bytes", "log.index.interval.bytes"},
+    {"key.separator", "topic.key.separator"},
+    {"max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"},
+    {"max.message.bytes", "message.max.bytes"},
+    {"message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms"},
+    {"message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms"},
+    {"message.timestamp.type", "log.message.timestamp.type"},
+    {"min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"},
+    {"min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"},
+    {"retention.bytes", "log.retention.bytes"},
+    {"retention.ms", "log.retention.ms"},
+    {"segment.bytes", "log.segment.bytes"},
+    {"segment.index.bytes", "log.index.size.max.bytes"},
+    {"segment.jitter.ms", "log.roll.jitter.ms"},
+    {"segment.ms", "log.roll.ms"},
+};
+
+const char *kq_admin_broker_name(const char *name)
+{
+    for (size_t i = 0; i < kq_array_size(broker_names); i++)
+        if (strcmp(broker_names[i].name, name) == 0)
+            return broker_names[i].of_broker;
+    return name;
 }
 
 static int value_of(struct kq_request *request, const struct kq_topic_config *config,
@@ -113,31 +196,32 @@ static int value_of(struct kq_request *request, const struct kq_topic_config *co
     return 0;
 }
 
-int kq_admin_topic_configs(struct kq_request *request, struct kq_topic *topic,
-                           struct kq_admin_config **ret, int32_t *ret_count)
+int kq_admin_configs(struct kq_request *request, const struct kq_topic_config *config,
+                     bool (*is_own)(const void *context, const char *name), const void *context,
+                     struct kq_admin_config **ret, int32_t *ret_count)
 {
-    struct kq_topic_config config, of_broker, defaults;
+    struct kq_topic_config of_broker, defaults;
     int32_t count = 0;
     while (kq_topic_config_name((size_t)count))
         count++;
     struct kq_admin_config *all = kq_arena_array(&request->arena, (size_t)count, sizeof(*all));
     if (!all)
         return -ENOMEM;
-    kq_topic_config(topic, &config);
     kq_broker_topic_defaults(request->broker, &of_broker);
     kq_topic_config_defaults(&defaults);
     for (int32_t i = 0; i < count; i++) {
         const char *name = kq_topic_config_name((size_t)i);
         all[i].name = kq_str_of(name);
+        all[i].broker_name = kq_str_of(kq_admin_broker_name(name));
         all[i].type = type_of(name);
-        int r = value_of(request, &config, name, &all[i].value);
+        int r = value_of(request, config, name, &all[i].value);
         if (r == 0)
             r = value_of(request, &of_broker, name, &all[i].broker_value);
         if (r == 0)
             r = value_of(request, &defaults, name, &all[i].default_value);
         if (r < 0)
             return r;
-        if (kq_topic_config_is_own(topic, name))
+        if (is_own(context, name))
             all[i].source = KQ_SOURCE_TOPIC;
         else if (!kq_str_is(all[i].broker_value, all[i].default_value))
             all[i].source = KQ_SOURCE_STATIC_BROKER;
@@ -147,4 +231,18 @@ int kq_admin_topic_configs(struct kq_request *request, struct kq_topic *topic,
     *ret = all;
     *ret_count = count;
     return 0;
+}
+
+static bool is_of_topic(const void *context, const char *name)
+{
+    struct kq_topic *const *topic = context;
+    return kq_topic_config_is_own(*topic, name);
+}
+
+int kq_admin_topic_configs(struct kq_request *request, struct kq_topic *topic,
+                           struct kq_admin_config **ret, int32_t *ret_count)
+{
+    struct kq_topic_config config;
+    kq_topic_config(topic, &config);
+    return kq_admin_configs(request, &config, is_of_topic, &topic, ret, ret_count);
 }

@@ -19,15 +19,28 @@ int16_t kq_admin_refuse(struct kq_request *request, int16_t code, struct kq_str 
 /* As kq_error_from; what a caller may not do with a topic is TOPIC_AUTHORIZATION_FAILED. */
 int16_t kq_admin_error(int result);
 
-/* Names that were seen, to find those that a request has twice in linear time. */
-struct kq_admin_seen;
+/* For each of COUNT keys the index of the first one that is equal to it: its own where none comes
+ * before. Null keys (length -1) equal nothing. By sorting: whoever chooses the keys cannot make it
+ * slow. 0; -ENOMEM. */
+int kq_admin_firsts(struct kq_arena *arena, const struct kq_str *keys, int32_t count,
+                    int32_t **ret);
 
-/* For at most COUNT of them. 0; -ENOMEM. */
-int kq_admin_seen_new(struct kq_arena *arena, size_t count, struct kq_admin_seen **ret);
+/* Which of COUNT keys occur more than once: Kafka refuses all of them. 0; -ENOMEM. */
+int kq_admin_repeated(struct kq_arena *arena, const struct kq_str *keys, int32_t count, bool **ret);
 
-/* The index under which the LENGTH bytes (< 0: none) were seen before, or -1: remembered as INDEX.
- * They must stay valid. */
-int32_t kq_admin_see(struct kq_admin_seen *seen, const void *bytes, int32_t length, int32_t index);
+/* The list PRESENT, words with commas between them, with the words of CHANGE that it has not yet
+ * behind its own, or (ADD false) without the words of CHANGE. NULL without memory. */
+char *kq_admin_change_list(struct kq_arena *arena, const char *present, const char *change,
+                           bool add);
+
+/* org.apache.kafka.common.config.ConfigResource.Type */
+enum kq_resource_type {
+    KQ_RESOURCE_TOPIC = 2,
+    KQ_RESOURCE_BROKER = 4,
+    KQ_RESOURCE_BROKER_LOGGER = 8,
+    KQ_RESOURCE_CLIENT_METRICS = 16,
+    KQ_RESOURCE_GROUP = 32,
+};
 
 /* org.apache.kafka.clients.admin.ConfigEntry.ConfigSource, as DescribeConfigs says it. */
 enum kq_config_source {
@@ -50,10 +63,21 @@ struct kq_admin_config {
     struct kq_str name, value;
     enum kq_config_source source;
     enum kq_config_type type;
+    struct kq_str broker_name;                 /* what the broker's own is called */
     struct kq_str broker_value, default_value; /* what it would be without the topic's own, and
                                                   without the broker's */
 };
 
-/* All settings of TOPIC, in order of their names. 0; -ENOMEM. */
+/* How Kafka calls the broker's value for the topic setting NAME: log.retention.ms for retention.ms.
+ */
+const char *kq_admin_broker_name(const char *name);
+
+/* All settings of CONFIG, in order of their names; IS_OWN says which of them the topic has set. 0;
+ * -ENOMEM. */
+int kq_admin_configs(struct kq_request *request, const struct kq_topic_config *config,
+                     bool (*is_own)(const void *context, const char *name), const void *context,
+                     struct kq_admin_config **ret, int32_t *ret_count);
+
+/* Those of TOPIC. */
 int kq_admin_topic_configs(struct kq_request *request, struct kq_topic *topic,
                            struct kq_admin_config **ret, int32_t *ret_count);

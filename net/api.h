@@ -15,7 +15,8 @@ struct kq_message;
 
 enum kq_api_flags {
     KQ_API_BEFORE_AUTH = 1 << 0, /* may be asked before the client has said who it is */
-    KQ_API_HEAVY = 1 << 1,       /* may wait for a disk: always runs on a thread of the pool */
+    KQ_API_HEAVY = 1 << 1,       /* may wait for a disk, or take long: always runs on a thread of the
+                                    pool */
 };
 
 struct kq_api {
@@ -57,8 +58,9 @@ enum kq_handled kq_api_create_topics(struct kq_request *request);
 enum kq_handled kq_api_delete_topics(struct kq_request *request);
 enum kq_handled kq_api_create_partitions(struct kq_request *request);
 enum kq_handled kq_api_delete_records(struct kq_request *request);
-/* api_configs.c */
+/* api_describe_configs.c */
 enum kq_handled kq_api_describe_configs(struct kq_request *request);
+/* api_configs.c */
 enum kq_handled kq_api_alter_configs(struct kq_request *request);
 enum kq_handled kq_api_incremental_alter_configs(struct kq_request *request);
 /* api_find_coordinator.c */

@@ -296,14 +296,6 @@ enum kq_handled kq_api_update_features(struct kq_request *request)
 
 /* --- ListConfigResources (KIP-1142; version 0: of client metrics only, of which there are none) */
 
-enum resource_type {
-    RESOURCE_TOPIC = 2,
-    RESOURCE_BROKER = 4,
-    RESOURCE_BROKER_LOGGER = 8,
-    RESOURCE_CLIENT_METRICS = 16,
-    RESOURCE_GROUP = 32,
-};
-
 struct resources {
     struct kq_list_config_resources_response *response;
     size_t room;
@@ -317,15 +309,16 @@ static int list_topic(struct kq_request *request, struct kq_topic *topic, void *
         return 0;
     struct kq_list_config_resources_response_config_resource *one =
         &response->config_resources[response->config_resources_count++];
-    one->resource_type = RESOURCE_TOPIC;
+    one->resource_type = KQ_RESOURCE_TOPIC;
     one->resource_name = name_of(request, topic);
     return one->resource_name.data ? 0 : -ENOMEM;
 }
 
 static bool is_known_type(int8_t type)
 {
-    return type == RESOURCE_TOPIC || type == RESOURCE_BROKER || type == RESOURCE_BROKER_LOGGER ||
-           type == RESOURCE_CLIENT_METRICS || type == RESOURCE_GROUP;
+    return type == KQ_RESOURCE_TOPIC || type == KQ_RESOURCE_BROKER ||
+           type == KQ_RESOURCE_BROKER_LOGGER || type == KQ_RESOURCE_CLIENT_METRICS ||
+           type == KQ_RESOURCE_GROUP;
 }
 
 static bool is_wanted(const struct kq_list_config_resources_request *body, int8_t type)
@@ -340,7 +333,7 @@ static int list_resources(struct kq_request *request)
 {
     const struct kq_list_config_resources_request *body = request->body;
     struct resources resources = {.response = request->response};
-    bool topics = is_wanted(body, RESOURCE_TOPIC);
+    bool topics = is_wanted(body, KQ_RESOURCE_TOPIC);
     if (topics)
         each_topic(request, count_topic, &resources.room);
     resources.response->config_resources = kq_list_config_resources_response_config_resource_array(
@@ -348,10 +341,10 @@ static int list_resources(struct kq_request *request)
     if (!resources.response->config_resources)
         return -ENOMEM;
     int r = topics ? each_topic(request, list_topic, &resources) : 0;
-    if (r == 0 && is_wanted(body, RESOURCE_BROKER)) {
+    if (r == 0 && is_wanted(body, KQ_RESOURCE_BROKER)) {
         struct kq_list_config_resources_response_config_resource *one =
             &resources.response->config_resources[resources.response->config_resources_count++];
-        one->resource_type = RESOURCE_BROKER;
+        one->resource_type = KQ_RESOURCE_BROKER;
         kq_admin_refuse(request, 0, &one->resource_name, "%d", kq_broker_node_id(request->broker));
     }
     return r;

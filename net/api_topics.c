@@ -17,24 +17,6 @@
 
 /* --- CreateTopics --- */
 
-/* Which of COUNT names occur more than once (Kafka refuses all of them). */
-static int find_repeated(struct kq_arena *arena, const struct kq_str *names, int32_t count,
-                         bool **ret)
-{
-    struct kq_admin_seen *seen;
-    int r = kq_admin_seen_new(arena, (size_t)count, &seen);
-    bool *repeated = kq_arena_array(arena, (size_t)count, sizeof(*repeated));
-    if (r < 0 || !repeated)
-        return -ENOMEM;
-    for (int32_t i = 0; i < count; i++) {
-        int32_t before = kq_admin_see(seen, names[i].data, names[i].length, i);
-        if (before >= 0)
-            repeated[i] = repeated[before] = true;
-    }
-    *ret = repeated;
-    return 0;
-}
-
 /* Replicas are this broker alone. */
 static bool is_here(const struct kq_request *request, const int32_t *broker_ids, int32_t count)
 {
@@ -109,7 +91,7 @@ static int16_t wanted_settings(struct kq_request *request,
     }
     spec->settings = settings;
     spec->setting_count = (size_t)topic->configs_count;
-    kq_topic_config_defaults(&config);
+    kq_broker_topic_defaults(request->broker, &config);
     if (kq_topic_config_set_all(&config, settings, spec->setting_count, &refusal.name,
                                 &refusal.reason) < 0)
         return kq_admin_refuse(request, KQ_ERROR_INVALID_CONFIG, ret_message, "%s: %s",
@@ -151,33 +133,33 @@ static int create(struct kq_request *request, struct kq_topic_spec *spec, struct
     return r;
 }
 
-/* As kq_topic_create would answer, where nothing fails. */
-static int try_create(struct kq_request *request, const struct kq_topic_spec *spec)
+static bool is_of_spec(const void *context, const char *name)
 {
-    struct kq_topic *topic;
-    int r = kq_authorize(request->broker, &request->caller, KQ_RIGHT_CREATE, NULL, NULL);
-    if (r == 0 && kq_topic_get(request->broker, spec->name, &topic) == 0) {
-        kq_topic_unref(topic);
-        r = -EEXIST;
-    }
-    return r;
+    const struct kq_topic_spec *spec = context;
+    for (size_t i = 0; i < spec->setting_count; i++)
+        if (strcmp(spec->settings[i].name, name) == 0)
+            return true;
+    return false;
 }
 
-static void describe_created(struct kq_request *request, struct kq_topic *topic,
-                             struct kq_create_topics_response_topic *ret)
+/* TOPIC NULL: of what SPEC would make. */
+static int configs_of(struct kq_request *request, const struct kq_topic_spec *spec,
+                      struct kq_topic *topic, struct kq_admin_config **ret, int32_t *ret_count)
+{
+    struct kq_topic_config config;
+    if (topic)
+        return kq_admin_topic_configs(request, topic, ret, ret_count);
+    kq_broker_topic_defaults(request->broker, &config);
+    int r = kq_topic_config_set_all(&config, spec->settings, spec->setting_count, NULL, NULL);
+    return r < 0 ? r : kq_admin_configs(request, &config, is_of_spec, spec, ret, ret_count);
+}
+
+static void show_configs(struct kq_request *request, const struct kq_topic_spec *spec,
+                         struct kq_topic *topic, struct kq_create_topics_response_topic *ret)
 {
     struct kq_admin_config *configs;
     int32_t count;
-    memcpy(ret->topic_id, kq_topic_id(topic), sizeof(ret->topic_id));
-    ret->num_partitions = kq_topic_partition_count(topic);
-    ret->replication_factor = 1;
-    ret->configs_count = -1;
-    if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_DESCRIBE_CONFIG, topic, NULL) <
-        0) {
-        ret->topic_config_error_code = KQ_ERROR_TOPIC_AUTHORIZATION_FAILED;
-        return;
-    }
-    if (kq_admin_topic_configs(request, topic, &configs, &count) < 0)
+    if (configs_of(request, spec, topic, &configs, &count) < 0)
         return;
     ret->configs = kq_create_topics_response_config_array(&request->arena, (size_t)count);
     if (!ret->configs)
@@ -191,15 +173,37 @@ static void describe_created(struct kq_request *request, struct kq_topic *topic,
         };
 }
 
+/* TOPIC NULL: nothing was made, only checked. Without memory the configuration is left out. */
+static void describe_created(struct kq_request *request, const struct kq_topic_spec *spec,
+                             struct kq_topic *topic, struct kq_create_topics_response_topic *ret)
+{
+    ret->configs_count = -1;
+    if (topic)
+        memcpy(ret->topic_id, kq_topic_id(topic), sizeof(ret->topic_id));
+    ret->num_partitions = spec->partitions;
+    if (ret->num_partitions == 0)
+        ret->num_partitions = kq_broker_default_partitions(request->broker);
+    ret->replication_factor = 1;
+    /* Its owner may, unless the umask or the default ACL took that from him. */
+    if (topic &&
+        kq_authorize(request->broker, &request->caller, KQ_RIGHT_DESCRIBE_CONFIG, topic, NULL) < 0)
+        ret->topic_config_error_code = KQ_ERROR_TOPIC_AUTHORIZATION_FAILED;
+    else
+        show_configs(request, spec, topic, ret);
+}
+
 static int16_t create_one(struct kq_request *request,
                           const struct kq_create_topics_request_topic *topic, bool check_only,
                           struct kq_create_topics_response_topic *ret)
 {
-    struct kq_topic_spec spec = {0};
+    struct kq_topic_spec spec = {.name = kq_admin_string(request, topic->name),
+                                 .check_only = check_only};
     struct kq_topic *made = NULL;
-    if (!kq_topics_name_valid(topic->name) || !(spec.name = kq_admin_string(request, topic->name)))
+    if (!kq_topics_name_valid(topic->name))
         return kq_admin_refuse(request, KQ_ERROR_INVALID_TOPIC_EXCEPTION, &ret->error_message,
                                "A name has 1 to 249 of [a-zA-Z0-9._-], and is not `.` or `..`.");
+    if (!spec.name)
+        return KQ_ERROR_POLICY_VIOLATION;
     if (kq_topic_is_internal(spec.name))
         return kq_admin_refuse(request, KQ_ERROR_INVALID_TOPIC_EXCEPTION, &ret->error_message,
                                "The broker makes '%s' itself.", spec.name);
@@ -208,12 +212,10 @@ static int16_t create_one(struct kq_request *request,
         error = wanted_settings(request, topic, &spec, &ret->error_message);
     if (error)
         return error;
-    int r = check_only ? try_create(request, &spec) : create(request, &spec, &made);
-    error = create_error(request, r, spec.name, &ret->error_message);
-    if (made) {
-        describe_created(request, made, ret);
-        kq_topic_unref(made);
-    }
+    error = create_error(request, create(request, &spec, &made), spec.name, &ret->error_message);
+    if (!error)
+        describe_created(request, &spec, made, ret);
+    kq_topic_unref(made);
     return error;
 }
 
@@ -229,7 +231,7 @@ enum kq_handled kq_api_create_topics(struct kq_request *request)
         return KQ_HANDLED_CLOSE;
     for (int32_t i = 0; i < body->topics_count; i++)
         names[i] = body->topics[i].name;
-    if (find_repeated(&request->arena, names, body->topics_count, &repeated) < 0)
+    if (kq_admin_repeated(&request->arena, names, body->topics_count, &repeated) < 0)
         return KQ_HANDLED_CLOSE;
     response->topics_count = body->topics_count;
     for (int32_t i = 0; i < body->topics_count; i++) {
@@ -268,20 +270,43 @@ static int16_t delete_one(struct kq_request *request, const struct kq_topic_ref 
     return r == -ESTALE ? kq_topics_gone(ref) : kq_admin_error(r);
 }
 
-/* Up to v5 topics have names; from v6 on a name or an id. */
+/* Up to v5 topics have names; from v6 on a name or an id, not both. */
 static void deletion(const struct kq_delete_topics_request *body, int16_t version, int32_t i,
                      struct kq_topic_ref *ret)
 {
-    *ret = (struct kq_topic_ref){.name = KQ_STR_NULL};
-    if (version < 6)
-        ret->name = body->topic_names[i];
-    else if (body->topics[i].name.length >= 0)
-        ret->name = body->topics[i].name;
-    else
+    static const uint8_t none[16];
+    *ret = (struct kq_topic_ref){.name = version < 6 ? body->topic_names[i] : body->topics[i].name};
+    if (version >= 6 && memcmp(body->topics[i].topic_id, none, sizeof(none)) != 0)
         ret->id = body->topics[i].topic_id;
 }
 
-/* Topics that are named twice, by whatever; an array of their answers' errors. */
+static int16_t delete_one_of(struct kq_request *request, const struct kq_topic_ref *ref,
+                             bool repeated, struct kq_delete_topics_response_topic *ret)
+{
+    if (repeated)
+        return kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, &ret->error_message,
+                               "Named twice in one request.");
+    if (ref->id && ref->name.length >= 0)
+        return kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, &ret->error_message,
+                               "You may not specify both topic name and topic id.");
+    if (!ref->id && ref->name.length < 0)
+        return kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, &ret->error_message,
+                               "Neither topic name nor id were specified.");
+    return delete_one(request, ref, ret);
+}
+
+/* The id of a topic that the caller may know of, or else its name. */
+static struct kq_str id_of(struct kq_request *request, const struct kq_topic_ref *ref)
+{
+    struct kq_topic *topic;
+    if (kq_topics_describe(request, ref, &topic))
+        return ref->name;
+    const char *id = kq_arena_string(&request->arena, (const char *)kq_topic_id(topic), 16);
+    kq_topic_unref(topic);
+    return id ? (struct kq_str){id, 16} : ref->name;
+}
+
+/* Those that are named twice, or are named and have their id given. */
 static int find_repeated_deletions(struct kq_request *request, int32_t count, bool **ret)
 {
     struct kq_str *keys = kq_arena_array(&request->arena, (size_t)count, sizeof(*keys));
@@ -290,9 +315,9 @@ static int find_repeated_deletions(struct kq_request *request, int32_t count, bo
         return -ENOMEM;
     for (int32_t i = 0; i < count; i++) {
         deletion(request->body, request->version, i, &ref);
-        keys[i] = ref.id ? (struct kq_str){(const char *)ref.id, 16} : ref.name;
+        keys[i] = ref.id ? (struct kq_str){(const char *)ref.id, 16} : id_of(request, &ref);
     }
-    return find_repeated(&request->arena, keys, count, ret);
+    return kq_admin_repeated(&request->arena, keys, count, ret);
 }
 
 enum kq_handled kq_api_delete_topics(struct kq_request *request)
@@ -312,7 +337,7 @@ enum kq_handled kq_api_delete_topics(struct kq_request *request)
         one->name = ref.name;
         if (ref.id)
             memcpy(one->topic_id, ref.id, sizeof(one->topic_id));
-        one->error_code = repeated[i] ? KQ_ERROR_INVALID_REQUEST : delete_one(request, &ref, one);
+        one->error_code = delete_one_of(request, &ref, repeated[i], one);
     }
     return KQ_HANDLED_NOW;
 }
@@ -344,9 +369,12 @@ static int16_t check_added(struct kq_request *request,
     return KQ_ERROR_NONE;
 }
 
-static int add(struct kq_request *request, struct kq_topic *topic, int32_t first, int32_t count)
+static int add(struct kq_request *request, struct kq_topic *topic, int32_t first, int32_t count,
+               bool check_only)
 {
     struct kq_attributes attributes;
+    if (check_only)
+        return kq_topic_add_partitions(topic, &request->caller, first, count, NULL);
     int r = kq_topics_inherit_partition(request, topic, &attributes);
     if (r < 0)
         return r;
@@ -365,9 +393,7 @@ static int16_t add_to(struct kq_request *request, struct kq_topic *topic,
         int16_t error = check_added(request, wanted, present, ret_message);
         if (error)
             return error;
-        r = check_only
-                ? kq_authorize(request->broker, &request->caller, KQ_RIGHT_ALTER, topic, NULL)
-                : add(request, topic, present, wanted->count - present);
+        r = add(request, topic, present, wanted->count - present, check_only);
     } while (r == -EEXIST);
     if (r == -EDQUOT)
         return kq_admin_refuse(request, KQ_ERROR_INVALID_PARTITIONS, ret_message,
@@ -405,7 +431,7 @@ enum kq_handled kq_api_create_partitions(struct kq_request *request)
         return KQ_HANDLED_CLOSE;
     for (int32_t i = 0; i < body->topics_count; i++)
         names[i] = body->topics[i].name;
-    if (find_repeated(&request->arena, names, body->topics_count, &repeated) < 0)
+    if (kq_admin_repeated(&request->arena, names, body->topics_count, &repeated) < 0)
         return KQ_HANDLED_CLOSE;
     response->results_count = body->topics_count;
     for (int32_t i = 0; i < body->topics_count; i++) {

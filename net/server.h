@@ -11,7 +11,7 @@ struct kq_server;
 /* One of the broker's own settings, as DescribeConfigs shows it. */
 struct kq_server_setting {
     const char *name, *value, *fallback; /* fallback: the default, where is_default is false */
-    bool is_default, is_number;
+    bool is_default, is_number, is_flag;
 };
 
 struct kq_server_options {
