@@ -66,7 +66,7 @@ static void kit_keep(struct kq_request *request)
     pthread_mutex_unlock(&kit_lock);
 }
 
-static int kit_count_parked(void)
+static inline int kit_count_parked(void)
 {
     pthread_mutex_lock(&kit_lock);
     int count = kit_parked_count;
@@ -75,7 +75,7 @@ static int kit_count_parked(void)
 }
 
 /* The one that was kept first, or NULL. */
-static struct kq_request *kit_take(void)
+static inline struct kq_request *kit_take(void)
 {
     pthread_mutex_lock(&kit_lock);
     struct kq_request *request = kit_parked_count ? kit_parked[0] : NULL;
