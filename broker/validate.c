@@ -268,6 +268,8 @@ int kq_batch_recompress(const uint8_t *bytes, const struct kq_batch_header *head
     const uint8_t *records;
     size_t length, start = out->length;
     int r = plain_records(bytes, header, limit, scratch, &records, &length);
+    if (r == 0 && codec != KQ_CODEC_NONE && length > limit)
+        r = -EFBIG; /* nobody could read it again */
     if (r == 0)
         r = kq_buf_append(out, bytes, KQ_BATCH_HEADER);
     if (r == 0)
