@@ -169,6 +169,8 @@ class Gated(Server):
         library = os.path.join(os.environ.get("KQFS_TEST_TOOLS", ""), "libgate.so")
         if not os.path.exists(library):
             raise Skip("the preloaded library was not built")
+        if sh(f"LD_PRELOAD={library} $KQFS_BIN --version 2>&1", status=None).count(b"ASan"):
+            raise Skip("a sanitizer wants to be first")
         self.gates = {what: os.path.join(test_directory(), f"{name}.{what}.closed")
                       for what in ("WRITE", "SYNC")}
         super().__init__(name, ["--net.threads", "1"], env={
