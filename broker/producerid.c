@@ -52,7 +52,7 @@ void kq_producer_ids_destroy(struct kq_producer_ids *ids)
 
 int kq_producer_ids_read(struct kq_producer_ids *ids, int dirfd)
 {
-    int64_t next = 0;
+    int64_t next = KQ_PRODUCER_FIRST;
     int r = read_file(dirfd, &next);
     if (r == -EBADMSG)
         kq_diag(LOG_WARNING, KQ_PRODUCER_IDS " is damaged: producer ids go on behind the largest "
@@ -60,8 +60,8 @@ int kq_producer_ids_read(struct kq_producer_ids *ids, int dirfd)
     if (r < 0 && r != -EBADMSG && r != -ENOENT)
         return r;
     ids->dirfd = dirfd;
-    ids->end = next;
-    ids->next = next;
+    ids->end = kq_max64(next, KQ_PRODUCER_FIRST);
+    ids->next = ids->end;
     return 0;
 }
 

@@ -13,6 +13,11 @@
 
 #define KQ_PRODUCER_IDS "producer-id-checkpoint"
 
+/* The first of all. Kafka counts from 0: in a log that was Kafka's, or becomes one, its ids and
+ * ours are never the same. Were they, the first batches of a new producer would pass for some that
+ * an older one sent, and be dropped. */
+#define KQ_PRODUCER_FIRST (INT64_C(1) << 40)
+
 struct kq_producer_ids {
     int dirfd; /* the data directory; borrowed */
     pthread_mutex_t lock;
