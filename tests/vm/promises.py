@@ -5,6 +5,7 @@ calls ack(key, number), which puts a mark into the disk's log. check() gets the 
 loss and the last number that was acknowledged under each key before it, and yields what is wrong.
 """
 
+import itertools
 import os
 import re
 import struct
@@ -143,6 +144,36 @@ class Dropped(Retained):
                 number += 1
 
 
+class Emptied(Retained):
+    """What rm p0 removed stays removed, had it been synced or not, and offsets go on behind it."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.settings = {"segment.bytes": "16384"}
+
+    def act(self, mount, writer, ack, stopping):
+        path, number = os.path.join(self.topic(mount), "p0"), 0
+        for step in itertools.count(1):
+            if stopping.is_set():
+                return
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+            for _ in range(10):
+                os.write(fd, line_of(writer, number, self.size))
+                number += 1
+            if step % 2:
+                os.fsync(fd)
+                ack(writer, number - 1)
+            os.close(fd)
+            if step % 3 == 0:
+                os.unlink(path)
+                ack("start", number)
+
+    def check(self, mount, acked):
+        yield from super().check(mount, acked)
+        if self.start < acked.get("start", 0):
+            yield f"rm at offset {acked['start']} was acknowledged, the start is {self.start}"
+
+
 class Counted(Promise):
     """Operations that set something to a growing number: the last acknowledged one, or the one that
     was under way, is what is there. set() does it, get() tells, modulo MODULUS."""
@@ -243,6 +274,58 @@ class Made(Counted):
         return number - 1
 
 
+class Unmade(Promise):
+    """Topics that come and go, under few names: what was made is there, what was deleted is not, and
+    what another by its name holds is its own. Step after step, so that only one is ever under way."""
+
+    slots = 3
+
+    def prepare(self, mount):
+        pass
+
+    def path(self, mount, slot):
+        return os.path.join(mount, f"{self.name}-{slot}")
+
+    def act(self, mount, writer, ack, stopping):
+        for step in itertools.count():
+            if stopping.is_set():
+                return
+            turn, what = divmod(step, 4)
+            path = self.path(mount, turn % self.slots)
+            if what == 0:
+                os.mkdir(path)
+            elif what == 1:
+                fd = os.open(os.path.join(path, "p0"), os.O_WRONLY | os.O_APPEND)
+                os.write(fd, b"%d\n" % turn)
+                os.fsync(fd)
+                os.close(fd)
+            elif what == 2:
+                os.unlink(os.path.join(path, "p0"))
+            else:
+                os.rmdir(path)
+            ack(0, step)
+            stopping.wait(0.05)
+
+    def expected(self, slot, last):
+        """The text of SLOT's topic after step LAST of all; None: there is no such topic."""
+        turn, what = divmod(last, 4)
+        behind = (turn - slot) % self.slots
+        if last < 0 or turn - behind < 0 or behind:  # it is through with its turn, or had none
+            return None
+        return [b"", b"%d\n" % turn, b"", None][what]
+
+    def check(self, mount, acked):
+        last = acked.get("0", -1)
+        for slot in range(self.slots):
+            path, text = os.path.join(self.path(mount, slot), "p0"), None
+            if os.path.isfile(path):
+                with open(path, "rb") as partition:
+                    text = partition.read()
+            may_be = [self.expected(slot, last), self.expected(slot, last + 1)]
+            if text not in may_be:
+                yield f"after step {last} topic {slot} is {text!r} and not one of {may_be!r}"
+
+
 def all_promises():
     return [
         Lines("synced", threads=2),
@@ -251,12 +334,14 @@ def all_promises():
         Lines("rolling", size=1000, segment=16384),
         Retained("retained"),
         Dropped("dropped"),
+        Emptied("emptied"),
         Configured("configured"),
         Owned("owned"),
         Moded("moded"),
         Listed("listed"),
         Grown("grown"),
         Made("made"),
+        Unmade("unmade"),
     ]
 
 
