@@ -257,15 +257,15 @@ static int format_histogram(const struct kq_server *server, size_t key, const ch
                             struct kq_buf *ret)
 {
     uint64_t below = 0;
-    double bound = FIRST_BUCKET_US / 1e6;
     int r = 0;
-    for (size_t i = 0; i < BUCKETS && r == 0; i++, bound *= 2) {
+    for (size_t i = 0; i < BUCKETS && r == 0; i++) {
         below += SUM(server, key, buckets[i]);
         if (i < BUCKETS - 1)
             r = kq_buf_printf(ret,
                               "kqfs_request_duration_seconds_bucket{request=\"%s\",le=\"%g\"} "
                               "%llu\n",
-                              name, bound, (unsigned long long)below);
+                              name, (double)((uint64_t)FIRST_BUCKET_US << i) / 1e6,
+                              (unsigned long long)below);
     }
     if (r == 0)
         r = kq_buf_printf(ret,
