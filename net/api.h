@@ -15,8 +15,8 @@ struct kq_message;
 
 enum kq_api_flags {
     KQ_API_BEFORE_AUTH = 1 << 0, /* may be asked before the client has said who it is */
-    KQ_API_HEAVY = 1 << 1,       /* may wait for a disk, or take long: always runs on a thread of the
-                                    pool */
+    KQ_API_HEAVY = 1 << 1, /* may wait for a disk, or take long: always runs on a thread of the
+                              pool */
 };
 
 struct kq_api {

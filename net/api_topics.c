@@ -237,6 +237,7 @@ enum kq_handled kq_api_create_topics(struct kq_request *request)
     for (int32_t i = 0; i < body->topics_count; i++) {
         struct kq_create_topics_response_topic *one = &response->topics[i];
         one->name = names[i];
+        one->error_message = KQ_STR_NULL;
         one->error_code = repeated[i]
                               ? kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST,
                                                 &one->error_message, "Duplicate topic name.")
