@@ -385,22 +385,24 @@ static void free_shards(struct kq_group_shard *shards, int32_t count)
     free(shards);
 }
 
-/* Begins to load what TOPIC holds. */
-static int take_topic(struct kq_groups *groups, struct kq_topic *topic)
+/* Begins to load what TOPIC holds, unless it IS_NEW. */
+static int take_topic(struct kq_groups *groups, struct kq_topic *topic, bool is_new)
 {
     int32_t count = kq_topic_partition_count(topic), ready = 0;
     struct kq_group_shard *shards = kq_zalloc((size_t)count * sizeof(*shards));
     int r = shards ? 0 : -ENOMEM;
-    for (; r == 0 && ready < count; ready += r == 0)
+    for (; r == 0 && ready < count; ready += r == 0) {
         r = init_shard(groups, topic, ready, &shards[ready]);
+        atomic_init(&shards[ready].state, is_new ? KQ_SHARD_LOADED : KQ_SHARD_LOADING);
+    }
     if (r < 0) {
         free_shards(shards, ready);
         return r;
     }
     groups->shard_count = count;
-    atomic_store(&groups->loading, count);
+    atomic_store(&groups->loading, is_new ? 0 : count);
     atomic_store_explicit(&groups->shards, shards, memory_order_release);
-    for (int32_t i = 0; i < count; i++)
+    for (int32_t i = 0; !is_new && i < count; i++)
         kq_pool_submit(groups->loaders, &shards[i].load);
     return 0;
 }
@@ -440,9 +442,10 @@ int kq_groups_prepare(struct kq_broker *broker, bool may_block)
     int r = 0;
     pthread_mutex_lock(&groups->create_lock);
     if (!atomic_load_explicit(&groups->shards, memory_order_acquire)) {
-        r = create_topic(groups, &topic);
+        bool is_new = kq_topic_get(broker, KQ_GROUPS_TOPIC, &topic) < 0;
+        r = is_new ? create_topic(groups, &topic) : 0;
         if (r == 0) {
-            r = take_topic(groups, topic);
+            r = take_topic(groups, topic, is_new);
             kq_topic_unref(topic);
         }
     }
@@ -493,7 +496,7 @@ int kq_groups_open(struct kq_broker *broker)
     if (r == 0)
         r = kq_timers_new("kqfs-sessions", &groups->timers);
     if (r == 0 && kq_topic_get(broker, KQ_GROUPS_TOPIC, &topic) == 0) {
-        r = take_topic(groups, topic);
+        r = take_topic(groups, topic, false);
         kq_topic_unref(topic);
     }
     if (r < 0)
