@@ -74,10 +74,8 @@ static void stamp(struct production *production)
 static int recompress(struct production *production, struct kq_buf *out)
 {
     const struct kq_topic_config *config = &production->config;
-    int r =
-        kq_batch_recompress(production->produce->bytes, &production->verdict.header,
-                            (enum kq_codec)config->compression, kq_topic_config_level(config),
-                            (size_t)config->log.max_batch_bytes, production->produce->scratch, out);
+    int r = kq_batch_store_as(config, production->produce->bytes, &production->verdict.header,
+                              production->produce->scratch, out);
     if (r == -EFBIG || (r == 0 && (int64_t)out->length > config->max_message_bytes)) {
         production->verdict.reason = "with compression.type the batch is larger than "
                                      "max.message.bytes";

@@ -69,6 +69,12 @@ struct kq_produced {
 int kq_produce_batch(const struct kq_access *access, const struct kq_produce *produce,
                      struct kq_produced *ret);
 
+/* compression.type for the mount: appends the batch at BYTES, one that was built here, to OUT as
+ * CONFIG says it is to be stored. 0; KQ_END: it is to be stored as it is, or would not become
+ * smaller; -ENOMEM. */
+int kq_produce_compress(const struct kq_topic_config *config, const uint8_t *bytes, size_t length,
+                        struct kq_buf *out);
+
 /* --- Producer ids --- */
 
 /* A producer id that was never given out before in the life of the data directory, nor seen in a

@@ -47,3 +47,9 @@ void kq_batch_stamp(uint8_t *bytes, struct kq_batch_header *header, int16_t attr
 int kq_batch_recompress(const uint8_t *bytes, const struct kq_batch_header *header,
                         enum kq_codec codec, int level, size_t limit, struct kq_buf *scratch,
                         struct kq_buf *out);
+
+/* The same, as CONFIG, whose compression.type is not `producer`, says. */
+struct kq_topic_config;
+int kq_batch_store_as(const struct kq_topic_config *config, const uint8_t *bytes,
+                      const struct kq_batch_header *header, struct kq_buf *scratch,
+                      struct kq_buf *out);

@@ -5,6 +5,7 @@
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "broker/produce.h"
 #include "fs/frame.h"
 #include "fs/partitioner.h"
 #include "fs/scratch.h"
@@ -182,9 +183,10 @@ static int direct_batches(struct kq_producer *producer, struct kq_frame_output *
 }
 
 /* LAST: it is the close, nothing will be pending. 0; KQ_MUST_SYNC; -errno. */
-static int append_batch(struct kq_producer *producer, const struct kq_rendering *rendering,
+static int append_batch(struct kq_producer *producer, const struct kq_topic_config *config,
                         struct kq_frame_batch *batch, bool last)
 {
+    kq_autobuf struct kq_buf compressed = {0};
     struct target *target;
     struct kq_log_appended appended;
     int r = target_of(producer, number_of(producer, batch), &target);
@@ -193,7 +195,12 @@ static int append_batch(struct kq_producer *producer, const struct kq_rendering 
     struct kq_log_append append = {.bytes = batch->bytes.data,
                                    .length = batch->bytes.length,
                                    .text_length = batch->text_length,
-                                   .rendering = rendering};
+                                   .rendering = &config->text};
+    if (kq_unlikely(config->compression > 0) &&
+        kq_produce_compress(config, append.bytes, append.length, &compressed) == 0) {
+        append.bytes = compressed.data;
+        append.length = compressed.length;
+    }
     if (last && producer->reserved_on.partition == target->access.partition)
         append.unreserve = producer->reserved;
     else if (last)
@@ -210,12 +217,12 @@ static int append_batch(struct kq_producer *producer, const struct kq_rendering 
 }
 
 /* 0; KQ_MUST_SYNC; -errno. */
-static int append_batches(struct kq_producer *producer, const struct kq_rendering *rendering,
+static int append_batches(struct kq_producer *producer, const struct kq_topic_config *config,
                           struct kq_frame_output *output)
 {
     int r = direct_batches(producer, output), result = r;
     for (size_t i = 0; i < output->count && r >= 0; i++) {
-        r = append_batch(producer, rendering, &output->batches[i], false);
+        r = append_batch(producer, config, &output->batches[i], false);
         result = r != 0 ? r : result;
     }
     return result;
@@ -272,7 +279,7 @@ static int produce(struct kq_producer *producer, struct kq_frame_output *output,
     if (r == 0 && result.pending_after > 0)
         r = set_disk_aside(producer, result.pending_after);
     if (r == 0)
-        r = append_batches(producer, &config.text, output);
+        r = append_batches(producer, &config, output);
     if (r < 0) {
         kq_frame_abort(&producer->frame, r);
         charge(producer, 0);
@@ -374,7 +381,7 @@ static int finish(struct kq_producer *producer, struct kq_frame_output *output, 
         r = 0;
     for (size_t i = 0; i < output->count && r >= 0; i++) {
         do
-            r = append_batch(producer, &config.text, &output->batches[i], true);
+            r = append_batch(producer, &config, &output->batches[i], true);
         while (try_again(r, tries));
         must_sync = r != 0 ? r : must_sync;
     }

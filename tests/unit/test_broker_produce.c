@@ -193,6 +193,29 @@ static void compression_type_decides(void **state)
     assert_true(log.length > 10000);
 }
 
+static void what_the_mount_wrote_is_compressed_where_that_helps(void **state)
+{
+    struct stage *stage = *state;
+    struct kq_topic_config config;
+    struct kq_batch_header header;
+    kq_autobuf struct kq_buf out = {0};
+    make(stage, 10, 1000, 5);
+    kq_topic_config(stage->topic, &config);
+    assert_int_equal(kq_produce_compress(&config, stage->bytes.data, stage->bytes.length, &out),
+                     KQ_END);
+    set(stage, "compression.type", "lz4");
+    kq_topic_config(stage->topic, &config);
+    assert_int_equal(kq_produce_compress(&config, stage->bytes.data, stage->bytes.length, &out), 0);
+    assert_int_equal(kq_batch_header_read(out.data, out.length, &header), 0);
+    assert_int_equal(header.attributes, KQ_CODEC_LZ4);
+    assert_int_equal(kq_batch_check_records(out.data, &header, 1 << 20, &stage->scratch), 0);
+    out.length = 0;
+    make(stage, 1, 3, 5);
+    assert_int_equal(kq_produce_compress(&config, stage->bytes.data, stage->bytes.length, &out),
+                     KQ_END);
+    assert_int_equal(out.length, 0);
+}
+
 static void what_would_take_long_is_left_to_who_may(void **state)
 {
     struct stage *stage = *state;
@@ -332,21 +355,23 @@ static void a_bomb_is_refused(void **state)
 static void a_wrong_sequence_is_refused(void **state)
 {
     struct stage *stage = *state;
-    make_idempotent(stage, 5, 1, 1);
+    int64_t id;
+    assert_int_equal(kq_producer_id_new(stage->ground.broker, true, &id), 0);
+    make_idempotent(stage, id, 1, 1);
     refused(stage, KQ_OUT_OF_ORDER_SEQUENCE, -1);
-    make_idempotent(stage, 5, 0, 4);
+    make_idempotent(stage, id, 0, 4);
     assert_int_equal(produce(stage), 0);
-    make_idempotent(stage, 5, 5, 1);
+    make_idempotent(stage, id, 5, 1);
     refused(stage, KQ_OUT_OF_ORDER_SEQUENCE, -1);
-    make_idempotent(stage, 5, 4, 1);
+    make_idempotent(stage, id, 4, 1);
     kq_store_be16(stage->bytes.data + AT_EPOCH, 1);
     make_crc_right(stage);
     refused(stage, KQ_OUT_OF_ORDER_SEQUENCE, -1);
-    make_idempotent(stage, 5, 0, 1);
+    make_idempotent(stage, id, 0, 1);
     kq_store_be16(stage->bytes.data + AT_EPOCH, 1);
     make_crc_right(stage);
     assert_int_equal(produce(stage), 0);
-    make_idempotent(stage, 5, 4, 1);
+    make_idempotent(stage, id, 4, 1);
     refused(stage, KQ_FENCED_PRODUCER, -1);
 }
 
@@ -462,6 +487,7 @@ int main(void)
         TEST(a_largest_timestamp_that_is_wrong_is_made_right),
         TEST(where_the_log_says_when_it_does),
         TEST(compression_type_decides),
+        TEST(what_the_mount_wrote_is_compressed_where_that_helps),
         TEST(what_would_take_long_is_left_to_who_may),
         TEST(what_the_topic_wants_synced_must_be),
         TEST(memory_is_given_back),
