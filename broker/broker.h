@@ -273,6 +273,9 @@ int kq_find_newest(const struct kq_access *access, bool may_block, int64_t *ret_
 int kq_next_range(struct kq_partition *partition, int64_t from, bool may_block,
                   struct kq_log_range *ret);
 
+/* A client got BYTES of what was read, for the metrics: an extent is not seen again. */
+void kq_partition_count_sent(struct kq_partition *partition, int64_t bytes);
+
 /* The rendering of OFFSET, copied, and the first offset it no longer holds for. Never blocks. */
 void kq_partition_rendering(struct kq_partition *partition, int64_t offset,
                             struct kq_rendering *ret, int64_t *ret_until);

@@ -83,6 +83,16 @@ static int64_t bytes_in(struct kq_partition *partition, const struct kq_log_boun
     return atomic_load_explicit(&partition->appended_bytes, memory_order_relaxed);
 }
 
+static int64_t bytes_out(struct kq_partition *partition, const struct kq_log_bounds *bounds)
+{
+    return atomic_load_explicit(&partition->sent_bytes, memory_order_relaxed);
+}
+
+void kq_partition_count_sent(struct kq_partition *partition, int64_t bytes)
+{
+    atomic_fetch_add_explicit(&partition->sent_bytes, bytes, memory_order_relaxed);
+}
+
 static int64_t start_offset(struct kq_partition *partition, const struct kq_log_bounds *bounds)
 {
     return bounds->start;
@@ -108,6 +118,8 @@ static const struct family families[] = {
      true, messages_in},
     {"kqfs_topic_bytes_in_total", "Bytes of record batches appended to the topic since the start.",
      KQ_COUNTER, true, bytes_in},
+    {"kqfs_topic_bytes_out_total", "Bytes of record batches sent to clients since the start.",
+     KQ_COUNTER, true, bytes_out},
     {"kqfs_partition_start_offset", "First retained offset.", KQ_GAUGE, false, start_offset},
     {"kqfs_partition_end_offset", "Offset that the next message gets.", KQ_GAUGE, false,
      end_offset},

@@ -55,8 +55,8 @@ int kq_fetch_read(struct kq_fetch_part *part, bool may_block);
 /* PART is an error: it has no records. */
 void kq_fetch_refuse(struct kq_fetch_part *part, int16_t error);
 
-/* The answer's offsets as they are now. */
-void kq_fetch_refresh(struct kq_fetch_part *part);
+/* The answer is to go: its offsets become what they are now, and what it holds is counted. */
+void kq_fetch_finish(struct kq_fetch_part *part);
 
 /* --- fetch_wait.c --- */
 

@@ -42,15 +42,22 @@ void kq_fetch_refuse(struct kq_fetch_part *part, int16_t error)
     part->fetch->due = true;
 }
 
-void kq_fetch_refresh(struct kq_fetch_part *part)
+static void refresh(struct kq_fetch_part *part)
 {
     struct kq_log_bounds bounds;
-    if (!part->access.partition)
-        return;
     kq_bounds(part->access.partition, &bounds);
     part->answer->high_watermark = bounds.end;
     part->answer->last_stable_offset = bounds.last_stable;
     part->answer->log_start_offset = bounds.start;
+}
+
+void kq_fetch_finish(struct kq_fetch_part *part)
+{
+    if (!part->access.partition)
+        return;
+    refresh(part);
+    if (part->extent.length > 0)
+        kq_partition_count_sent(part->access.partition, part->extent.length);
 }
 
 /* --- Epochs --- */
@@ -245,7 +252,7 @@ static int read_part(struct kq_fetch_part *part, bool may_block)
 static int16_t answer_diverging(struct kq_fetch_part *part)
 {
     drop_records(part);
-    kq_fetch_refresh(part);
+    refresh(part);
     part->fetch->due = true;
     return part->asked->fetch_offset < part->answer->log_start_offset ? KQ_ERROR_OFFSET_OUT_OF_RANGE
                                                                       : KQ_ERROR_NONE;

@@ -107,7 +107,7 @@ static enum kq_handled conclude(struct kq_fetch *fetch)
         return KQ_HANDLED_PARKED;
     fetch->request->cancel = NULL;
     for (int32_t i = 0; i < fetch->count; i++)
-        kq_fetch_refresh(&fetch->parts[i]);
+        kq_fetch_finish(&fetch->parts[i]);
     if (fetch->fenced)
         add_endpoint(fetch);
     return KQ_HANDLED_NOW;

@@ -538,7 +538,7 @@ class Server(mounted.Broker):
 
     def metric(self, name):
         text = mounted.read(self.path(".kqfs", "metrics")).decode()
-        return int(re.search(rf"^{name} (\d+)$", text, re.M)[1])
+        return int(re.search(rf"^{re.escape(name)} (\d+)$", text, re.M)[1])
 
 
 def error(name):

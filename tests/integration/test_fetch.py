@@ -75,6 +75,15 @@ def test_what_the_mount_appends_is_fetched_and_the_reverse():
     equal(read(f"{topic}/p0"), b"a\nb\nc\nd\n")
 
 
+def test_what_is_sent_is_counted_for_its_topic():
+    size = filled("counted", 3, 500)
+    with broker.client() as client:
+        for offset in range(4):
+            fetch(client, "counted", offset)
+    equal(broker.metric('kqfs_topic_bytes_out_total{topic="counted"}'), 6 * size)
+    equal(broker.metric('kqfs_topic_bytes_in_total{topic="counted"}'), 3 * size)
+
+
 def test_segments_are_read_one_after_the_other():
     filled("segments", 60, 100, segment_bytes=1024)
     check(len(os.listdir(f"{broker.data}/segments-0")) > 20)
