@@ -114,6 +114,28 @@ static void partitions_are_counted_up_to_the_limit(void **state)
     assert_int_equal(kq_registry_count_partitions(&registry, 1), 0);
 }
 
+static void what_would_be_said_is_said_and_nothing_taken(void **state)
+{
+    assert_int_equal(kq_registry_check(&registry, "a", 1000), 0);
+    assert_int_equal(kq_registry_check(&registry, "a", 1001), -EDQUOT);
+    assert_int_equal(kq_registry_count_partitions(&registry, 999), 0);
+    assert_int_equal(kq_registry_check(&registry, "a", 2), -EDQUOT);
+    assert_int_equal(kq_registry_check(&registry, "a", INT32_MAX), -EDQUOT);
+    struct kq_topic *topic = make("a");
+    assert_int_equal(kq_registry_add(&registry, topic), 0);
+    assert_int_equal(kq_registry_check(&registry, "a", 1), -EBUSY);
+    kq_registry_set_state(&registry, topic, KQ_REGISTRY_LIVE);
+    assert_int_equal(kq_registry_check(&registry, "a", 1), -EEXIST);
+    kq_topic_unref(topic);
+    for (unsigned i = 1; i < 500; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "t%u", i);
+        assert_int_equal(kq_registry_check(&registry, name, 1), 0);
+        assert_int_equal(add(name), 0);
+    }
+    assert_int_equal(kq_registry_check(&registry, "b", 1), -EDQUOT);
+}
+
 static void without_memory_nothing_is_added(void **state)
 {
     struct kq_topic *found;
@@ -138,6 +160,8 @@ int main(void)
                                         take_down),
         cmocka_unit_test_setup_teardown(the_walk_is_in_order_of_bytes, set_up, take_down),
         cmocka_unit_test_setup_teardown(partitions_are_counted_up_to_the_limit, set_up, take_down),
+        cmocka_unit_test_setup_teardown(what_would_be_said_is_said_and_nothing_taken, set_up,
+                                        take_down),
         cmocka_unit_test_setup_teardown(without_memory_nothing_is_added, set_up, take_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,6 +72,15 @@ static int create(struct ground *ground, const char *name, int32_t partitions,
     return r;
 }
 
+static int check_only(struct ground *ground, const char *name, int32_t partitions)
+{
+    struct kq_topic_spec spec = {.name = name, .partitions = partitions, .check_only = true};
+    struct kq_topic *topic = NULL;
+    int r = kq_topic_create(ground->broker, &ground_caller, &spec, &topic);
+    assert_null(topic);
+    return r;
+}
+
 static void what_cannot_be_created_is_refused_and_leaves_nothing(void **state)
 {
     struct ground *ground = *state;
@@ -87,12 +96,17 @@ static void what_cannot_be_created_is_refused_and_leaves_nothing(void **state)
     ground->denied = KQ_RIGHT_CREATE;
     assert_int_equal(create(ground, "a", 1, NULL), -EACCES);
     ground->denied = 0;
+    assert_int_equal(check_only(ground, "a", 5), 0);
+    assert_int_equal(check_only(ground, "a", 6), -EDQUOT);
+    assert_int_equal(check_only(ground, "a/b", 1), -EINVAL);
     assert_false(ground_has(ground, "a-0"));
     assert_false(ground_has(ground, "a.topic"));
     assert_int_equal(create(ground, "a", 0, NULL), 0);
     assert_int_equal(create(ground, "a", 1, NULL), -EEXIST);
     assert_int_equal(create(ground, "b", 3, NULL), 0);
     assert_int_equal(create(ground, "c", 1, NULL), -EDQUOT);
+    assert_int_equal(check_only(ground, "b", 1), -EEXIST);
+    assert_int_equal(check_only(ground, "c", 1), -EDQUOT);
 }
 
 static void the_walk_goes_by_name_and_survives_changes(void **state)
@@ -237,6 +251,8 @@ static void several_partitions_are_added_all_or_none(void **state)
     assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, INT32_MAX, &attributes),
                      -EDQUOT);
     assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, 5, &attributes), -EDQUOT);
+    assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, 5, NULL), -EDQUOT);
+    assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, 4, NULL), 0);
     assert_int_equal(kq_topic_partition_count(topic), 2);
     assert_int_equal(kq_topic_add_partitions(topic, &ground_caller, 2, 4, &attributes), 0);
     assert_int_equal(kq_topic_partition_count(topic), 6);
@@ -278,6 +294,25 @@ static void several_settings_are_altered_all_or_none(void **state)
     kq_topic_config(topic, &config);
     assert_int_equal(config.log.retention_ms, 7);
     assert_int_equal(config.log.segment_bytes, 1 << 30);
+    kq_topic_unref(topic);
+}
+
+static void what_was_made_from_an_old_value_is_not_written(void **state)
+{
+    struct ground *ground = *state;
+    ground_open(ground);
+    struct kq_topic *topic = ground_topic(ground, "t", 1);
+    const struct kq_topic_setting change = {"cleanup.policy", "compact,delete"};
+    struct kq_topic_setting expected[] = {{"cleanup.policy", "delete"}, {"flush.ms", "1"}};
+    struct kq_topic_alteration alteration = {
+        .changes = &change, .count = 1, .expected = expected, .expected_count = 2};
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, NULL), -EAGAIN);
+    assert_false(kq_topic_config_is_own(topic, "cleanup.policy"));
+    alteration.expected_count = 1;
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, NULL), 0);
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, NULL), -EAGAIN);
+    expected[0].value = "compact,delete";
+    assert_int_equal(kq_topic_alter_config(topic, &ground_caller, &alteration, NULL), 0);
     kq_topic_unref(topic);
 }
 
@@ -422,6 +457,7 @@ int main(void)
         GROUND_TEST(only_the_next_partition_can_be_added),
         GROUND_TEST(several_partitions_are_added_all_or_none),
         GROUND_TEST(several_settings_are_altered_all_or_none),
+        GROUND_TEST(what_was_made_from_an_old_value_is_not_written),
         GROUND_TEST(a_setting_is_set_and_unset_and_persists),
         GROUND_TEST(listeners_hear_of_each_change_in_order),
         GROUND_TEST(creating_deleting_and_using_one_name_may_meet),
