@@ -30,8 +30,8 @@ enum kq_act {
 
 /* Reads the command line, then the configuration file: --config FILE, else KQ_DEFAULT_CONFIG_FILE
  * where there is one. A program name of mount.fuse.kqfs takes the options as mount(8) gives them to
- * its helpers. 0 with what to do and, for KQ_ACT_SERVE, the configuration (mountpoint set, or no_mount; the
- * caller frees it); -EINVAL: one line was reported; -ENOMEM. */
+ * its helpers. 0 with what to do and, for KQ_ACT_SERVE, the configuration (mountpoint set, or
+ * no_mount; the caller frees it); -EINVAL: one line was reported; -ENOMEM. */
 int kq_options_parse(int argc, char **argv, enum kq_act *ret_act, struct kq_config **ret);
 
 /* --help: fits a screen of 24 lines of 80. */
