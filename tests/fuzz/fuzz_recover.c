@@ -46,9 +46,9 @@ static void begin(void)
     kq_diag_set_level(LOG_EMERG);
     MUST(mkdtemp(directory) && atexit(remove_directory) == 0);
     shared = (struct kq_log_shared){.trail_bytes = 1 << 20,
-                                      .max_open_files = 10,
-                                      .max_producers = 10,
-                                      .producer_expiry_ms = 86400000};
+                                    .max_open_files = 10,
+                                    .max_producers = 10,
+                                    .producer_expiry_ms = 86400000};
     shared.dirfd = open(directory, O_RDONLY | O_DIRECTORY);
     MUST(shared.dirfd >= 0 && kq_pool_new("sync", 1, &shared.syncer) == 0);
     renderings = calloc(1, sizeof(*renderings) + sizeof(struct kq_rendering));
