@@ -186,8 +186,8 @@ static int hand_over(struct reading *reading, const uint8_t *bytes, size_t lengt
 {
     kq_autoarena struct kq_arena arena = {0};
     struct kq_wire_reader reader;
-    uint32_t type;
-    int16_t version;
+    uint32_t type = 0;
+    int16_t version = 0;
     kq_arena_init(&arena, LARGEST_RECORD_MEMORY);
     kq_wire_reader_init(&reader, bytes, length, &arena);
     int r = read_frame(&reader, &type, &version);
@@ -219,8 +219,8 @@ static int end_transaction(struct reading *reading)
 static int take_value(struct reading *reading, const uint8_t *bytes, size_t length)
 {
     struct kq_wire_reader reader;
-    uint32_t type;
-    int16_t version;
+    uint32_t type = 0;
+    int16_t version = 0;
     int r;
     kq_wire_reader_init(&reader, bytes, length, NULL);
     if ((r = read_frame(&reader, &type, &version)) < 0)
