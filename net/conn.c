@@ -140,6 +140,22 @@ static bool has_frames(const struct kq_conn *conn)
     return conn->part && !conn->part_size;
 }
 
+/* Is CONDITION new? Then the client is held for that reason once more. */
+static void note_held(struct kq_conn *conn, bool *known, bool condition, enum kq_tally why)
+{
+    if (condition && !*known)
+        kq_tally(conn->shard->telemetry, why, 1);
+    *known = condition;
+}
+
+static void note_limits(struct kq_conn *conn)
+{
+    const struct kq_server_options *options = options_of(conn);
+    note_held(conn, &conn->is_full, conn->in_flight >= options->max_in_flight, KQ_TALLY_IN_FLIGHT);
+    note_held(conn, &conn->is_stuffed,
+              kq_sendq_left(&conn->sendq) > (uint64_t)options->max_send_bytes, KQ_TALLY_UNSENT);
+}
+
 static bool can_go_on(const struct kq_conn *conn)
 {
     return (has_frames(conn) && kq_conn_may_take(conn)) || kq_conn_may_run(conn) ||
@@ -168,6 +184,7 @@ static void step(struct kq_task *task)
         kq_conn_receive(conn);
     kq_conn_run(conn);
     kq_conn_write(conn);
+    note_limits(conn);
     if (can_go_on(conn))
         kq_conn_kick(conn);
     end_if_done(conn);

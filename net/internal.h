@@ -94,6 +94,7 @@ struct kq_conn {
     int64_t frame_ns;           /* since when part of a frame is here; 0: none is */
     int64_t muted_until_ns;
     bool readable, writable, hung_up, is_crowded;
+    bool is_full, is_stuffed; /* counted: too many requests in flight, too much to send */
     enum kq_conn_end end;
     enum kq_tally why; /* FLUSHING: for kq_conn_close */
 };

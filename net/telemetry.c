@@ -209,10 +209,11 @@ static const struct {
     {KQ_TALLY_REFUSED, "kqfs_net_connections_closed_total", "{reason=\"refused\"}", NULL},
     {KQ_TALLY_NO_MEMORY, "kqfs_net_connections_closed_total", "{reason=\"memory\"}", NULL},
     {KQ_TALLY_FAILED, "kqfs_net_connections_closed_total", "{reason=\"log\"}", NULL},
-    {KQ_TALLY_MUTED, "kqfs_net_muted_total", "",
-     "Times that a client was not read because of a quota."},
-    {KQ_TALLY_CROWDED, "kqfs_net_crowded_total", "",
-     "Times that a client was not read because of queued.max.request.bytes."},
+    {KQ_TALLY_MUTED, "kqfs_net_held_total", "{reason=\"quota\"}",
+     "Times that a client was not read for a while."},
+    {KQ_TALLY_CROWDED, "kqfs_net_held_total", "{reason=\"queued.max.request.bytes\"}", NULL},
+    {KQ_TALLY_IN_FLIGHT, "kqfs_net_held_total", "{reason=\"max.in.flight.requests\"}", NULL},
+    {KQ_TALLY_UNSENT, "kqfs_net_held_total", "{reason=\"send.queue.max.bytes\"}", NULL},
 };
 
 static int format_tallies(const struct kq_server *server, struct kq_buf *ret)

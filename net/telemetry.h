@@ -39,8 +39,10 @@ enum kq_tally {
     KQ_TALLY_REFUSED,      /* closed: as the request's handler wanted */
     KQ_TALLY_NO_MEMORY,    /* closed: no memory */
     KQ_TALLY_FAILED,       /* closed: the log's bytes could not be read */
-    KQ_TALLY_MUTED,        /* times a connection was not read because of a quota */
-    KQ_TALLY_CROWDED,      /* times one was not read: queued.max.request.bytes */
+    KQ_TALLY_MUTED,        /* times a connection was not read for a while: a quota */
+    KQ_TALLY_CROWDED,      /* the same: queued.max.request.bytes */
+    KQ_TALLY_IN_FLIGHT,    /* the same: max.in.flight.requests */
+    KQ_TALLY_UNSENT,       /* the same: send.queue.max.bytes */
     KQ_TALLIES,
 };
 

@@ -250,6 +250,24 @@ def test_a_client_that_does_not_read_holds_neither_memory_nor_others():
     settled()
 
 
+def test_what_is_not_in_memory_is_read_in_and_then_sent():
+    if sh(f"stat -f -c %T {broker.data}").strip() in (b"tmpfs", b"ramfs"):
+        raise Skip("the data directory is in memory")
+    fill("cold", 20)
+    for name in os.listdir(os.path.join(broker.data, "cold-0")):
+        if name.endswith(".log"):
+            with open(os.path.join(broker.data, "cold-0", name), "rb") as log:
+                os.fsync(log.fileno())
+                os.posix_fadvise(log.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = counted("kqfs_net_cold_reads_total")
+    with Bystander(), broker.client() as client:
+        answer = fetch(client, "cold", 0, partition_max=1 << 30, max_bytes=1 << 30)
+        equal([len(r.value) for r in records(answer["records"])], [1000000] * 20)
+    check(counted("kqfs_net_cold_reads_total") > before, "nothing was cold")
+    equal(counted("kqfs_net_copied_bytes_total"), 0)
+    settled()
+
+
 def test_a_request_that_drips_is_given_up():
     with Server("slow", ["--socket.request.timeout.ms", "500"]) as slow, Bystander(slow):
         socks = [connect(slow) for _ in range(200)]

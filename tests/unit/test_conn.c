@@ -234,6 +234,7 @@ static void no_more_requests_of_a_connection_than_may_be_in_flight(void **state)
     }
     kit_send(fd, frames.data + frames.length - 5, 5);
     kit_expect(fd, 500);
+    assert_true(kit_tally(KQ_TALLY_IN_FLIGHT) >= 5);
     close(fd);
     close(other);
 }
@@ -441,6 +442,7 @@ static void a_slow_reader_gets_every_byte_and_holds_no_memory(void **state)
     }
     assert_int_equal(kit_tally(KQ_TALLY_SENDFILE), 2 * 50 << 20);
     assert_int_equal(kit_tally(KQ_TALLY_COPIED), 0);
+    assert_true(kit_tally(KQ_TALLY_UNSENT) >= 2);
 }
 
 static void a_reader_that_goes_away_in_the_middle_harms_nobody(void **state)
