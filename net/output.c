@@ -20,7 +20,7 @@ struct kq_warming {
     struct kq_conn *conn; /* the loop's; NULL: gone */
     struct kq_extent extent;
     int64_t position;
-    size_t length;
+    size_t length, ahead;
 };
 
 static void warm(struct kq_job *job)
@@ -28,7 +28,7 @@ static void warm(struct kq_job *job)
     struct kq_warming *warming =
         (struct kq_warming *)((char *)job - offsetof(struct kq_warming, job));
     /* A page that cannot be read shows when it is sent. */
-    kq_resident_make(warming->extent.fd, warming->position, warming->length);
+    kq_resident_make(warming->extent.fd, warming->position, warming->length, warming->ahead);
     kq_loop_post(warming->loop, &warming->mail);
 }
 
@@ -57,7 +57,8 @@ static int start_warming(struct kq_conn *conn, const struct kq_cold *cold)
                                    .conn = conn,
                                    .extent = *cold->extent,
                                    .position = cold->position,
-                                   .length = cold->length};
+                                   .length = cold->length,
+                                   .ahead = cold->ahead};
     kq_extent_ref(&warming->extent);
     conn->warming = warming;
     kq_tally(conn->shard->telemetry, KQ_TALLY_COLD, 1);

@@ -64,12 +64,12 @@ bool kq_resident(int fd, int64_t position, size_t length)
     return readable_at(fd, last);
 }
 
-int kq_resident_make(int fd, int64_t position, size_t length)
+int kq_resident_make(int fd, int64_t position, size_t length, size_t ahead)
 {
     kq_autofree uint8_t *scratch = kq_alloc(SCRATCH);
     if (!scratch)
         return -ENOMEM;
-    readahead(fd, position, length);
+    readahead(fd, position, length + ahead);
     while (length > 0) {
         size_t piece = length < SCRATCH ? length : SCRATCH;
         ssize_t n = kq_io_pread(fd, scratch, piece, position);

@@ -10,5 +10,6 @@
  * (tmpfs), true. */
 bool kq_resident(int fd, int64_t position, size_t length);
 
-/* Reads them in, through memory that is thrown away: blocks. 0; -errno. */
-int kq_resident_make(int fd, int64_t position, size_t length);
+/* Reads them in, through memory that is thrown away: blocks. The disk begins with the AHEAD bytes
+ * that follow, too. 0; -errno. */
+int kq_resident_make(int fd, int64_t position, size_t length, size_t ahead);

@@ -7,6 +7,7 @@
 
 #define PARTS_AT_ONCE 64
 #define PIECE ((size_t)1024 * 1024) /* of a file, for one sendfile */
+#define AHEAD (4 * PIECE)
 #define COLD_PASSES_MAX 3
 
 struct kq_chunk {
@@ -124,7 +125,9 @@ static ssize_t send_file(struct kq_sendq *queue, struct kq_transport *transport,
     struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
     size_t length = chunk->left < PIECE ? chunk->left : PIECE;
     if (!is_warm(queue, chunk, length)) {
-        *ret_cold = (struct kq_cold){&chunk->extent, chunk->position, length};
+        size_t ahead = chunk->left - length;
+        *ret_cold = (struct kq_cold){&chunk->extent, chunk->position, length,
+                                     ahead < AHEAD ? ahead : AHEAD};
         return 0;
     }
     ssize_t n = kq_transport_sendfile(transport, chunk->extent.fd, chunk->position, length);

@@ -30,6 +30,7 @@ struct kq_cold {
     const struct kq_extent *extent; /* of the queue: take a reference to use it later */
     int64_t position;
     size_t length;
+    size_t ahead; /* bytes behind it that will be wanted soon */
 };
 
 enum kq_sendq_state {

@@ -55,12 +55,12 @@ static void what_was_dropped_is_not_until_it_is_read_in(void **state)
     assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
     assert_false(kq_resident(fd, 0, SIZE));
     assert_false(kq_resident(fd, 100, 1));
-    assert_int_equal(kq_resident_make(fd, 1 << 20, 1 << 20), 0);
+    assert_int_equal(kq_resident_make(fd, 1 << 20, 1 << 20, 0), 0);
     assert_true(kq_resident(fd, 1 << 20, 1 << 20));
     assert_false(kq_resident(fd, 0, SIZE));
     assert_false(kq_resident(fd, (1 << 20) - 4096, 8192));
     /* A hole in the middle. */
-    assert_int_equal(kq_resident_make(fd, 0, SIZE), 0);
+    assert_int_equal(kq_resident_make(fd, 0, SIZE, 0), 0);
     assert_true(kq_resident(fd, 0, SIZE));
     assert_int_equal(posix_fadvise(fd, 5 << 20, 1 << 20, POSIX_FADV_DONTNEED), 0);
     assert_false(kq_resident(fd, 0, SIZE));
@@ -80,9 +80,9 @@ static void a_page_that_is_still_being_read_is_not_there(void **state)
 static void reading_in_may_fail(void **state)
 {
     kq_fault_arm(KQ_FAULT_READ, 3, EIO, false);
-    assert_int_equal(kq_resident_make(fd, 0, SIZE), -EIO);
+    assert_int_equal(kq_resident_make(fd, 0, SIZE, 0), -EIO);
     assert_true(kq_fault_disarm());
-    assert_int_equal(kq_resident_make(fd, (int64_t)SIZE - 10, 100), 0); /* up to the end */
+    assert_int_equal(kq_resident_make(fd, (int64_t)SIZE - 10, 100, 0), 0); /* up to the end */
 }
 
 int main(void)

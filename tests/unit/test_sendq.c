@@ -242,6 +242,7 @@ static void what_is_not_cached_is_named_and_not_waited_for(void **state)
     assert_int_equal(cold.extent->fd, fixture->fd);
     assert_int_equal(cold.position, 100);
     assert_int_equal(cold.length, 50);
+    assert_int_equal(cold.ahead, 0);
     assert_int_equal(fixture->fake.out.length, 6); /* the header has gone */
     kq_sendq_warmed(&fixture->queue);
     assert_int_equal(write_all(fixture), KQ_SENDQ_EMPTY);
