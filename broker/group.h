@@ -198,7 +198,6 @@ struct kq_groups {
     struct kq_group **sorted;
     size_t count, capacity;
     struct kq_group *by_number;
-    int64_t next_number;
 
     struct kq_attributes root; /* of .kqfs/groups; under attributes_lock */
 

@@ -8,6 +8,7 @@
 #include "broker/base/mem.h"
 
 #define MAX_THREADS 4
+#define LARGEST_NUMBER ((INT64_C(1) << 38) - 1)
 #define ROOT_MODE 01777 /* of .kqfs/groups, until somebody changes it */
 
 static const struct kq_caller broker_itself = {.kernel_checked = true};
@@ -181,6 +182,22 @@ static int make_room(struct kq_groups *groups)
     return 0;
 }
 
+/* With the lock held. The same after every start, but for the rare two names that share a hash:
+ * it goes into st_ino. */
+static int64_t choose_number(const struct kq_groups *groups, struct kq_str name)
+{
+    const struct kq_group *other;
+    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+    for (int32_t i = 0; i < name.length; i++)
+        hash = (hash ^ (uint8_t)name.data[i]) * UINT64_C(0x100000001b3);
+    int64_t number = (int64_t)(hash % LARGEST_NUMBER);
+    do {
+        number = number % LARGEST_NUMBER + 1;
+        HASH_FIND(by_number, groups->by_number, &number, sizeof(number), other);
+    } while (other);
+    return number;
+}
+
 static int register_group(struct kq_groups *groups, struct kq_group *group)
 {
     pthread_rwlock_wrlock(&groups->names_lock);
@@ -191,7 +208,7 @@ static int register_group(struct kq_groups *groups, struct kq_group *group)
                 (groups->count - at) * sizeof(struct kq_group *));
         groups->sorted[at] = group;
         groups->count++;
-        group->number = ++groups->next_number;
+        group->number = choose_number(groups, kq_group_name(group));
         HASH_ADD(by_number, groups->by_number, number, sizeof(group->number), group);
     }
     pthread_rwlock_unlock(&groups->names_lock);

@@ -181,7 +181,8 @@ int kq_group_next(struct kq_broker *broker, struct kq_str after, struct kq_group
 bool kq_groups_loaded(struct kq_broker *broker);
 
 struct kq_str kq_group_name(const struct kq_group *group); /* valid while referenced */
-int64_t kq_group_number(const struct kq_group *group);     /* > 0, < 2^38; of this start only */
+int64_t kq_group_number(const struct kq_group *group);     /* > 0, < 2^38; as good as always the
+                                                              same for a name */
 int64_t kq_group_changed_ms(struct kq_group *group); /* of its offsets, members or attributes */
 bool kq_group_deleted(struct kq_group *group);
 

@@ -9,7 +9,7 @@
 #define OFFSET_VALUE_EXPIRES 1 /* the only version with a time of its own */
 #define GROUP_VALUE_VERSION 3
 
-/* Ours: version, flags, mode, uid, gid, length and bytes of the ACL. */
+/* Ours: version, flags, mode, uid, gid; length and bytes of the ACL and of the default ACL. */
 #define ATTRIBUTES_VERSION 0
 #define ATTRIBUTES_PINNED 1
 #define LARGEST_ACL 65536 /* an xattr is not larger: xattr(7) */
@@ -181,6 +181,9 @@ int kq_offsets_put_attributes(struct kq_group_write *write, struct kq_str group,
         kq_wire_write_int32(&writer, (int32_t)attributes->gid);
         kq_wire_write_bytes(&writer, false, false,
                             (struct kq_bytes){attributes->acl, (int32_t)attributes->acl_length});
+        kq_wire_write_bytes(
+            &writer, false, false,
+            (struct kq_bytes){attributes->default_acl, (int32_t)attributes->default_acl_length});
         r = end(&writer, write, from);
     }
     return settle(write, before, r);
@@ -203,10 +206,14 @@ int kq_offsets_read_attributes(struct kq_bytes value, struct kq_attributes *ret,
     attributes.uid = (uid_t)kq_wire_read_int32(&reader);
     attributes.gid = (gid_t)kq_wire_read_int32(&reader);
     struct kq_bytes acl = kq_wire_read_bytes(&reader, false, false);
-    if (reader.error || version != ATTRIBUTES_VERSION || acl.length > LARGEST_ACL)
+    struct kq_bytes default_acl = kq_wire_read_bytes(&reader, false, false);
+    if (reader.error || version != ATTRIBUTES_VERSION || acl.length > LARGEST_ACL ||
+        default_acl.length > LARGEST_ACL)
         return -EBADMSG;
     attributes.acl = (uint8_t *)acl.data;
     attributes.acl_length = (size_t)acl.length;
+    attributes.default_acl = (uint8_t *)default_acl.data;
+    attributes.default_acl_length = (size_t)default_acl.length;
     *ret = attributes;
     *ret_pinned = flags & ATTRIBUTES_PINNED;
     return 0;
