@@ -307,7 +307,7 @@ static inline int kernel_append(struct kernel *kernel, const char *path, const c
 /* All bytes of PATH, at most ROOM - 1, as a string. Returns its length or -errno. */
 static inline ssize_t kernel_cat(struct kernel *kernel, const char *path, char *ret, size_t room)
 {
-    uint64_t node = kernel_node(kernel, path), fh;
+    uint64_t node = kernel_node(kernel, path), fh = 0;
     ssize_t n = kernel_open(kernel, node, O_RDONLY, &fh);
     if (n == 0) {
         n = kernel_read(kernel, node, fh, 0, ret, room - 1);

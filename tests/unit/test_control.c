@@ -42,7 +42,7 @@ static void other_views_have_no_such_text(void **state)
 static void nothing_there_can_be_written_or_removed(void **state)
 {
     struct kernel *kernel = *state;
-    uint64_t node = kernel_node(kernel, ".kqfs/version"), fh;
+    uint64_t node = kernel_node(kernel, ".kqfs/version"), fh = 0;
     uint64_t parent = kernel_node(kernel, ".kqfs");
     assert_int_equal(kernel_open(kernel, node, O_WRONLY, &fh), -EPERM);
     assert_int_equal(kernel_open(kernel, node, O_RDONLY | O_TRUNC, &fh), -EPERM);

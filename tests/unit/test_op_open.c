@@ -5,7 +5,7 @@
 
 static int try_open(struct kernel *kernel, const char *path, int flags)
 {
-    uint64_t node = kernel_node(kernel, path), fh;
+    uint64_t node = kernel_node(kernel, path), fh = 0;
     int r = kernel_open(kernel, node, flags, &fh);
     if (r == 0)
         assert_int_equal(kernel_close(kernel, node, fh), 0);
@@ -186,7 +186,7 @@ static void a_caller_who_may_not_is_refused_whatever_the_kernel_thought(void **s
 static void an_open_whose_answer_is_not_taken_holds_nothing(void **state)
 {
     struct kernel *kernel = *state;
-    uint64_t node = kernel_node(kernel, "orders/p0"), fh;
+    uint64_t node = kernel_node(kernel, "orders/p0"), fh = 0;
     kernel->refuse = ENODEV;
     kernel_open(kernel, node, O_RDONLY, &fh);
     assert_true(LIST_EMPTY(&kernel->fs.handles->open));
@@ -204,7 +204,7 @@ static void holes_are_not_looked_for(void **state)
 static void a_node_that_is_not_known_is_stale(void **state)
 {
     struct kernel *kernel = *state;
-    uint64_t node = kernel_node(kernel, "orders/p0"), fh;
+    uint64_t node = kernel_node(kernel, "orders/p0"), fh = 0;
     kernel_forget(kernel, node);
     assert_int_equal(kernel_open(kernel, node, O_RDONLY, &fh), -ESTALE);
 }

@@ -163,7 +163,7 @@ static void half_lines_share_a_limit_and_give_it_back(void **state)
 {
     struct kernel *kernel = *state;
     kernel->fs.options.max_pending_bytes = 10;
-    uint64_t node, first = kernel_open_path(kernel, "orders/p0", APPEND, &node), second;
+    uint64_t node, first = kernel_open_path(kernel, "orders/p0", APPEND, &node), second = 0;
     assert_int_equal(kernel_open(kernel, node, APPEND, &second), 0);
     assert_int_equal(kernel_write(kernel, node, first, APPEND, "12345678"), 8);
     assert_int_equal(kernel_write(kernel, node, second, APPEND, "one\nabc"), -ENOBUFS);
@@ -203,7 +203,7 @@ static void who_waits_for_a_sync_gets_it_without_memory(void **state)
 
 struct closing {
     struct kernel *kernel;
-    uint64_t node, fh;
+    uint64_t node, fh = 0;
     int result;
 };
 

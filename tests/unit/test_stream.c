@@ -60,11 +60,12 @@ int kq_fs_errno(int r)
 
 static int offloaded;
 
-void kq_fs_offload(fuse_req_t req, void (*run)(fuse_req_t req, void *argument), void *argument,
+bool kq_fs_offload(fuse_req_t req, void (*run)(fuse_req_t req, void *argument), void *argument,
                    size_t copy)
 {
     offloaded++;
     run(req, argument);
+    return true;
 }
 
 /* --- The tests' own --- */
