@@ -22,8 +22,8 @@ enum kq_api_flags {
 struct kq_api {
     int16_t key;
     int16_t lowest, highest; /* advertised and taken */
-    int16_t refused_below;   /* Produce: versions below are advertised for KAFKA-18659, yet answered
-                                with UNSUPPORTED_VERSION; otherwise equal to `lowest` */
+    int16_t refused_below;   /* Produce: versions below are advertised for KAFKA-18659, yet end the
+                                connection, as with Kafka 4; otherwise equal to `lowest` */
     unsigned flags;
     enum kq_handled (*handle)(struct kq_request *request);
     const struct kq_message *message; /* the schema; set at start */

@@ -207,9 +207,10 @@ static void ready(struct kq_watch *watch, uint32_t events)
     /* Behind the end of a unix socket (EPOLLHUP) there may still be bytes to read. */
     if (events & (EPOLLRDHUP | EPOLLHUP))
         conn->hung_up = true;
-    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP))
+    uint32_t over = EPOLLRDHUP | EPOLLHUP;
+    if (events & (kq_transport_wants(&conn->transport, false) | over))
         conn->readable = true;
-    if (events & (EPOLLOUT | EPOLLHUP))
+    if (events & (kq_transport_wants(&conn->transport, true) | EPOLLHUP))
         conn->writable = true;
     kq_conn_kick(conn);
 }

@@ -31,8 +31,8 @@ struct kq_transport_class {
     /* Tells the peer that nothing more comes. Failure does not matter. */
     void (*shutdown)(struct kq_transport *transport);
 
-    /* What of EPOLLIN and EPOLLOUT it waits for before a read (WRITING: a write) that returned
-     * -EAGAIN can go on. */
+    /* Which of EPOLLIN and EPOLLOUT let a read (WRITING: a write) that returned -EAGAIN go on: TLS
+     * may have to write before it can read. */
     unsigned (*wants)(const struct kq_transport *transport, bool writing);
 
     /* Closes the descriptor, frees what is its own. */

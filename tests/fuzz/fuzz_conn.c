@@ -166,6 +166,11 @@ static void pipe_shutdown(struct kq_transport *transport)
 {
 }
 
+static unsigned pipe_wants(const struct kq_transport *transport, bool writing)
+{
+    return writing ? EPOLLOUT : EPOLLIN;
+}
+
 static void pipe_close(struct kq_transport *transport)
 {
     close(transport->fd);
@@ -175,6 +180,7 @@ static const struct kq_transport_class pipe_class = {
     .read = pipe_read,
     .writev = pipe_writev,
     .shutdown = pipe_shutdown,
+    .wants = pipe_wants,
     .close = pipe_close,
 };
 
