@@ -90,7 +90,7 @@ static inline void ground_remove(struct ground *ground)
 /* The path of NAME in the data directory; good until the next call. */
 static inline const char *ground_path(struct ground *ground, const char *name)
 {
-    static char path[400];
+    static char path[1200];
     snprintf(path, sizeof(path), "%s/%s", ground->path, name);
     return path;
 }

@@ -85,7 +85,7 @@ static void what_is_gone_or_not_yet_there_does_not_open(void **state)
     struct kq_access access = ground_access(topic, 0);
     assert_int_equal(kernel_append(kernel, "orders/p0", "one\ntwo\n"), 0);
     uint64_t first = kernel_node(kernel, "orders/by-offset/p0/0"),
-             end = kernel_node(kernel, "orders/by-offset/p0/2"), fh,
+             end = kernel_node(kernel, "orders/by-offset/p0/2"), fh = 0,
              before = kernel_node(kernel, "orders/p0");
     assert_int_equal(kernel_walk(kernel, "orders/by-offset/p0/3"), 0);
     assert_int_equal(errno, ENOENT);
