@@ -180,6 +180,65 @@ static void a_value_that_fills_its_line_has_its_origin_in_front(void **state)
     }
 }
 
+static void a_list_grows_where_it_is_given_again_from_the_same_place(void **state)
+{
+    struct kq_config *config = fresh();
+    assert_string_equal(config->listen, "");
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "listen", " a://b \t c://d "), 0);
+    assert_string_equal(config->listen, "a://b c://d");
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "listen", "e://f,advertised=g:1"), 0);
+    assert_string_equal(config->listen, "e://f,advertised=g:1");
+    assert_int_equal(set(config, KQ_ORIGIN_COMMAND_LINE, "listen", "h://i"), 0);
+    assert_int_equal(set(config, KQ_ORIGIN_MOUNT_OPTION, "listen", "j://k"), 0);
+    assert_string_equal(config->listen, "e://f,advertised=g:1 h://i");
+    struct kq_config *again = reread(config);
+    assert_string_equal(again->listen, config->listen);
+    kq_config_free(config);
+    kq_config_free(again);
+}
+
+static void words_have_no_bytes_that_a_file_could_not_hold(void **state)
+{
+    struct kq_config *config = fresh();
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "plaintext.user", "two words"), -EINVAL);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "plaintext.user", "a;b"), -EINVAL);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "listen", "a://b ;c"), -EINVAL);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "listen", "a://b\nc"), -EINVAL);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "plaintext.user", "j\xc3\xb6rg"), 0);
+    assert_string_equal(config->plaintext_user, "j\xc3\xb6rg");
+    kq_config_free(config);
+}
+
+static void a_mode_is_octal(void **state)
+{
+    static const char *const bad[] = {"", "8", "1000", "-1", "0x1", "7 "};
+    struct kq_config *config = fresh();
+    for (size_t i = 0; i < kq_array_size(bad); i++)
+        assert_int_equal(set(config, KQ_ORIGIN_FILE, "create.umask", bad[i]), -EINVAL);
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "create.umask", "027"), 0);
+    assert_int_equal(config->umask, 027);
+    struct kq_config *again = reread(config);
+    assert_int_equal(again->umask, 027);
+    kq_config_free(config);
+    kq_config_free(again);
+}
+
+static void a_value_is_told_with_whether_it_is_the_default(void **state)
+{
+    struct kq_config *config = fresh();
+    assert_int_equal(set(config, KQ_ORIGIN_FILE, "num.partitions", "7"), 0);
+    const struct kq_setting *row;
+    for (size_t i = 0; (row = kq_setting_row(i)); i++) {
+        kq_autobuf struct kq_buf value = {0};
+        bool is_default = false, is_it = strcmp(row->name, "num.partitions") == 0;
+        assert_int_equal(kq_config_value(config, i, &value, &is_default), 0);
+        assert_int_equal(is_default, !is_it);
+        if (is_it)
+            assert_memory_equal(value.data, "7", value.length);
+    }
+    kq_config_free(config);
+}
+
 static void every_lack_of_memory_is_reported_and_leaves_nothing_behind(void **state)
 {
     bool failed = true;
@@ -194,6 +253,10 @@ static void every_lack_of_memory_is_reported_and_leaves_nothing_behind(void **st
             r = kq_config_set_mount_options(config, KQ_ORIGIN_FILE, "-o", 0, "ro,nodev");
         if (r == 0)
             r = kq_config_parse(config, "f", "[topic]\nretention.ms=1\n", 23);
+        if (r == 0)
+            r = set(config, KQ_ORIGIN_FILE, "listen", "a://b");
+        if (r == 0)
+            r = set(config, KQ_ORIGIN_FILE, "listen", "c://d");
         if (r == 0)
             r = kq_config_format(config, &shown);
         failed = kq_fault_disarm();
@@ -216,6 +279,10 @@ int main(void)
         cmocka_unit_test(what_is_shown_reads_back_as_the_same),
         cmocka_unit_test(values_with_bytes_that_ini_drops_read_back_as_the_same),
         cmocka_unit_test(a_value_that_fills_its_line_has_its_origin_in_front),
+        cmocka_unit_test(a_list_grows_where_it_is_given_again_from_the_same_place),
+        cmocka_unit_test(words_have_no_bytes_that_a_file_could_not_hold),
+        cmocka_unit_test(a_mode_is_octal),
+        cmocka_unit_test(a_value_is_told_with_whether_it_is_the_default),
         cmocka_unit_test(every_lack_of_memory_is_reported_and_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
