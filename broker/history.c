@@ -23,7 +23,7 @@ static int ask_partitions(struct kq_topic *topic, const struct kq_caller *caller
 int kq_producer_id_access(struct kq_broker *broker, const struct kq_caller *caller)
 {
     struct kq_topic *topic, *previous = NULL;
-    int r = -EACCES;
+    int r = kq_authorize(broker, caller, KQ_RIGHT_CREATE, NULL, NULL);
     while (r < 0 && kq_topic_next(broker, previous ? previous->name : "", &topic) == 0) {
         kq_topic_unref(previous);
         r = ask_partitions(topic, caller);

@@ -84,8 +84,8 @@ int kq_produce_compress(const struct kq_topic_config *config, const uint8_t *byt
  * MAY_BLOCK. 0; KQ_WOULD_BLOCK; -EROFS, -ENOSPC, -errno. */
 int kq_producer_id_new(struct kq_broker *broker, bool may_block, int64_t *ret);
 
-/* IDEMPOTENT_WRITE: may CALLER write to any partition of any topic? Asks partition by partition
- * until one is found: call it where it may take long. 0; -EACCES. */
+/* IDEMPOTENT_WRITE: may CALLER make a topic, or write to any partition of any topic? Asks partition
+ * by partition until one is found: call it where it may take long. 0; -EACCES. */
 int kq_producer_id_access(struct kq_broker *broker, const struct kq_caller *caller);
 
 /* --- Transactions, of logs that were imported from Kafka --- */

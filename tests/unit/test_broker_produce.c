@@ -441,15 +441,19 @@ static void ids_are_given_once_over_restarts(void **state)
     assert_true(first > second);
 }
 
-static void who_may_write_somewhere_may_be_idempotent(void **state)
+static void who_may_write_somewhere_or_make_a_topic_may_be_idempotent(void **state)
 {
     struct stage *stage = *state;
     assert_int_equal(kq_producer_id_access(stage->ground.broker, &ground_caller), 0);
-    stage->ground.denied = KQ_RIGHT_WRITE;
+    stage->ground.denied = KQ_RIGHT_CREATE;
+    assert_int_equal(kq_producer_id_access(stage->ground.broker, &ground_caller), 0);
+    stage->ground.denied = KQ_RIGHT_CREATE | KQ_RIGHT_WRITE;
     assert_int_equal(kq_producer_id_access(stage->ground.broker, &ground_caller), -EACCES);
-    stage->ground.denied = 0;
+    stage->ground.denied = KQ_RIGHT_CREATE;
     assert_int_equal(kq_topic_delete(stage->topic, &ground_caller, false), 0);
     assert_int_equal(kq_producer_id_access(stage->ground.broker, &ground_caller), -EACCES);
+    stage->ground.denied = 0; /* who may make a topic will write to it */
+    assert_int_equal(kq_producer_id_access(stage->ground.broker, &ground_caller), 0);
 }
 
 static void a_new_partition_has_epoch_0_and_nothing_aborted(void **state)
@@ -499,7 +503,7 @@ int main(void)
         TEST(a_disk_error_is_passed_on_and_the_batch_can_be_sent_again),
         TEST(a_batch_sent_again_over_a_restart_is_known),
         TEST(ids_are_given_once_over_restarts),
-        TEST(who_may_write_somewhere_may_be_idempotent),
+        TEST(who_may_write_somewhere_or_make_a_topic_may_be_idempotent),
         TEST(a_new_partition_has_epoch_0_and_nothing_aborted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
