@@ -35,7 +35,7 @@ static void write_messages(struct ground *ground, const char *directory, int64_t
 {
     struct kq_buf batch = {0};
     struct kq_batch_builder builder;
-    char name[400], path[700];
+    char name[400], path[1700];
     assert_int_equal(kq_batch_begin(&builder, &batch, 0), 0);
     for (int i = 0; i < count; i++)
         assert_int_equal(kq_batch_add(&builder, 1000 + i, NULL, -1, "value", 5, NULL, 0, 0), 0);
@@ -412,7 +412,7 @@ static void what_kafka_put_aside_is_taken_back(void **state)
 {
     struct ground *ground = *state;
     struct kq_log_appended appended;
-    char to[700];
+    char to[1400];
     prepare(ground);
     ground_open(ground);
     struct kq_topic *topic = ground_topic(ground, "ours", 2);
