@@ -28,6 +28,15 @@ int16_t kq_admin_refuse(struct kq_request *request, int16_t code, struct kq_str 
     return code;
 }
 
+bool kq_admin_is_broker(struct kq_request *request, struct kq_str name)
+{
+    char *text = kq_admin_string(request, name), *end;
+    if (!text || !*text)
+        return false;
+    long number = strtol(text, &end, 10);
+    return !*end && number == kq_broker_node_id(request->broker);
+}
+
 int16_t kq_admin_error(int result)
 {
     if (result == -EACCES || result == -EPERM)

@@ -16,6 +16,10 @@ char *kq_admin_string(struct kq_request *request, struct kq_str string);
 int16_t kq_admin_refuse(struct kq_request *request, int16_t code, struct kq_str *ret_message,
                         const char *format, ...) kq_printf_like(4, 5);
 
+/* Is NAME this broker's number, as a resource of type KQ_RESOURCE_BROKER is named? ("" would mean
+ * what all brokers of a cluster get at run time, of which there is nothing.) */
+bool kq_admin_is_broker(struct kq_request *request, struct kq_str name);
+
 /* As kq_error_from; what a caller may not do with a topic is TOPIC_AUTHORIZATION_FAILED. */
 int16_t kq_admin_error(int result);
 

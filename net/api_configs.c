@@ -49,14 +49,19 @@ static int16_t altered(struct kq_request *request, int r, const struct kq_topic_
     return r == -ESTALE ? KQ_ERROR_UNKNOWN_TOPIC_OR_PARTITION : kq_admin_error(r);
 }
 
+static int16_t refuse_broker(struct kq_request *request, struct kq_str *ret_message)
+{
+    return kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, ret_message,
+                           "The broker's settings are set in its configuration file, see "
+                           "kqfs.conf(5).");
+}
+
 /* A topic that may be altered; only topics may. */
 static int16_t find_altered(struct kq_request *request, int8_t type, struct kq_str name,
                             struct kq_topic **ret, struct kq_str *ret_message)
 {
     if (type == KQ_RESOURCE_BROKER)
-        return kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, ret_message,
-                               "The broker's settings are set in its configuration file, see "
-                               "kqfs.conf(5).");
+        return refuse_broker(request, ret_message);
     if (type != KQ_RESOURCE_TOPIC)
         return kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, ret_message,
                                "Only topics have configurations that can be altered here.");
@@ -234,6 +239,12 @@ static int16_t new_value(struct kq_request *request, struct kq_topic *topic,
     }
 }
 
+static bool is_known(struct kq_request *request, struct kq_str name)
+{
+    const char *copy = kq_admin_string(request, name);
+    return copy && kq_topic_config_known(copy);
+}
+
 static int16_t make_plan(struct kq_request *request, struct kq_topic *topic,
                          const struct kq_incremental_alter_configs_request_resource *resource,
                          struct plan *plan, struct kq_str *ret_message)
@@ -246,6 +257,8 @@ static int16_t make_plan(struct kq_request *request, struct kq_topic *topic,
     for (int32_t i = 0; i < resource->configs_count; i++) {
         const struct kq_incremental_alter_configs_request_config *one = &resource->configs[i];
         const char *value;
+        if (one->config_operation == OPERATION_DELETE && !is_known(request, one->name))
+            continue; /* as Kafka does: such a one is not set, so that is done */
         int16_t error = new_value(request, topic, one, plan, &value, ret_message);
         if (!error)
             error = add_change(request, plan->changes, &plan->count, one->name, value, ret_message);
@@ -276,11 +289,30 @@ static int16_t change_configs(struct kq_request *request, struct kq_topic *topic
     return altered(request, r, &refusal, ret_message);
 }
 
+/* Nothing is set at run time, so that all of it can be taken back: kafka-reassign-partitions
+ * --verify does that to its limits of replication. */
+static int16_t change_broker(struct kq_request *request,
+                             const struct kq_incremental_alter_configs_request_resource *resource,
+                             struct kq_str *ret_message)
+{
+    if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_CHANGE_ATTRIBUTES, NULL, NULL) < 0)
+        return KQ_ERROR_CLUSTER_AUTHORIZATION_FAILED;
+    if (resource->resource_name.length && !kq_admin_is_broker(request, resource->resource_name))
+        return kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, ret_message,
+                               "There is only broker %d.", kq_broker_node_id(request->broker));
+    for (int32_t i = 0; i < resource->configs_count; i++)
+        if (resource->configs[i].config_operation != OPERATION_DELETE)
+            return refuse_broker(request, ret_message);
+    return KQ_ERROR_NONE;
+}
+
 static int16_t change_resource(struct kq_request *request,
                                const struct kq_incremental_alter_configs_request_resource *resource,
                                bool check_only, struct kq_str *ret_message)
 {
     struct kq_topic *topic;
+    if (resource->resource_type == KQ_RESOURCE_BROKER)
+        return change_broker(request, resource, ret_message);
     int16_t error = find_altered(request, resource->resource_type, resource->resource_name, &topic,
                                  ret_message);
     if (error)

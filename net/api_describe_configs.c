@@ -88,17 +88,6 @@ static int describe_topic(struct kq_request *request,
 
 /* --- The broker's --- */
 
-/* The name is the broker's number; "" would mean what all brokers of a cluster get at run time, of
- * which there is nothing. */
-static bool is_this_broker(struct kq_request *request, struct kq_str name)
-{
-    char *text = kq_admin_string(request, name), *end;
-    if (!text || !*text)
-        return false;
-    long number = strtol(text, &end, 10);
-    return !*end && number == kq_broker_node_id(request->broker);
-}
-
 struct gathering {
     struct kq_request *request;
     struct kq_admin_config *configs;
@@ -222,7 +211,7 @@ static int describe_broker(struct kq_request *request,
     struct gathering gathering = {.request = request};
     if (resource->resource_name.length == 0)
         return 0;
-    if (!is_this_broker(request, resource->resource_name)) {
+    if (!kq_admin_is_broker(request, resource->resource_name)) {
         ret->error_code =
             kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, &ret->error_message,
                             "There is only broker %d.", kq_broker_node_id(request->broker));

@@ -642,6 +642,22 @@ def test_lists_take_and_lose_words():
     equal(own("list"), {"cleanup.policy": "delete"})
 
 
+def test_what_is_not_set_can_be_taken_back():
+    broker.topic("taken-back", segment_ms=7000)
+    with broker.client() as client:
+        for version in range(2):
+            refused(change(client, "taken-back", (DELETE, "leader.replication.throttled.replicas", ""),
+                           version=version), "NONE")
+            for name in "1", "":
+                rate = "leader.replication.throttled.rate"
+                refused(change(client, name, (DELETE, rate, None), kind=BROKER, version=version),
+                        "NONE")
+                refused(change(client, name, (DELETE, rate, None), (SET, "num.partitions", "7"),
+                               kind=BROKER, version=version), "INVALID_REQUEST")
+            refused(change(client, "2", kind=BROKER, version=version), "INVALID_REQUEST")
+    equal(own("taken-back"), {"segment.ms": "7000"})
+
+
 def test_words_that_are_changed_at_once_do_not_undo_each_other():
     broker.topic("at-once")
     clients = [broker.client() for _ in range(2)]
@@ -796,6 +812,7 @@ def everything(client, name):
         records=first(delete_records(client, name, 0)),
         describe=first(describe(client, name)),
         alter=first(alter(client, name, validate_only=True)),
+        settings=first(change(client, "1", kind=BROKER)),
         change=first(change(client, name, (SET, "flush.ms", "5"), validate_only=True)),
         broker=first(describe(client, "1", kind=BROKER)),
         elect=first(client.ask("ElectLeaders", 2, topic_partitions=None)),
@@ -818,7 +835,7 @@ def test_the_wire_grants_what_the_bits_grant():
             if name.startswith("p"):
                 os.chmod(f"{topic}/{name}", 0o666)
         wanted = dict.fromkeys(everything(client, "t"), NOT_TOPIC)
-        wanted.update(describe="NONE", elect=NOT_CLUSTER, move=NOT_CLUSTER, features=NOT_CLUSTER,
+        wanted.update(describe="NONE", elect=NOT_CLUSTER, move=NOT_CLUSTER, features=NOT_CLUSTER, settings=NOT_CLUSTER,
                       broker="NONE", moves="NONE", resources="NONE", directories="NONE")
         equal(everything(client, "t"), wanted, "0755 of root")
         os.chmod(topic, 0o1777)
