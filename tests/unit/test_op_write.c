@@ -203,7 +203,7 @@ static void who_waits_for_a_sync_gets_it_without_memory(void **state)
 
 struct closing {
     struct kernel *kernel;
-    uint64_t node, fh = 0;
+    uint64_t node, fh;
     int result;
 };
 
