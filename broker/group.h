@@ -192,7 +192,9 @@ struct kq_groups {
     pthread_mutex_t create_lock;             /* makes the topic */
     _Atomic(struct kq_group_shard *) shards; /* NULL: there is no __consumer_offsets */
     int32_t shard_count;
-    atomic_int loading; /* shards that are being loaded */
+    pthread_mutex_t load_lock;
+    pthread_cond_t loaded;
+    int loading, failed; /* shards that are being loaded; that could not be */
 
     pthread_rwlock_t names_lock;
     struct kq_group **sorted;
@@ -233,6 +235,9 @@ int kq_groups_shard(struct kq_groups *groups, struct kq_str name, struct kq_grou
  * KQ_GROUP_NOT_FOUND, KQ_GROUP_TOO_LARGE, -ENOMEM. */
 int kq_groups_take(struct kq_group_shard *shard, struct kq_str name,
                    const struct kq_attributes *create, bool *ret_created, struct kq_group **ret);
+
+/* So many more shards are being loaded, or could not be. */
+void kq_groups_note_load(struct kq_groups *groups, int loading, int failed);
 
 /* Takes GROUP out of all tables; under its lock. */
 void kq_groups_remove(struct kq_group *group);

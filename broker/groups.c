@@ -354,7 +354,31 @@ int kq_group_get(struct kq_broker *broker, const struct kq_caller *caller, struc
 
 bool kq_groups_loaded(struct kq_broker *broker)
 {
-    return atomic_load(&broker->groups->loading) == 0;
+    struct kq_groups *groups = broker->groups;
+    pthread_mutex_lock(&groups->load_lock);
+    bool loaded = groups->loading == 0 && groups->failed == 0;
+    pthread_mutex_unlock(&groups->load_lock);
+    return loaded;
+}
+
+int kq_groups_await_loaded(struct kq_broker *broker)
+{
+    struct kq_groups *groups = broker->groups;
+    pthread_mutex_lock(&groups->load_lock);
+    while (groups->loading > 0 && !atomic_load(&groups->stopping))
+        pthread_cond_wait(&groups->loaded, &groups->load_lock);
+    bool loaded = groups->loading == 0 && groups->failed == 0;
+    pthread_mutex_unlock(&groups->load_lock);
+    return loaded ? 0 : KQ_GROUP_NOT_AVAILABLE;
+}
+
+void kq_groups_note_load(struct kq_groups *groups, int loading, int failed)
+{
+    pthread_mutex_lock(&groups->load_lock);
+    groups->loading += loading;
+    groups->failed += failed;
+    pthread_cond_broadcast(&groups->loaded);
+    pthread_mutex_unlock(&groups->load_lock);
 }
 
 /* --- __consumer_offsets --- */
@@ -364,6 +388,7 @@ static void load_again(struct kq_timer *timer)
     struct kq_group_shard *shard =
         (struct kq_group_shard *)((char *)timer - offsetof(struct kq_group_shard, retry));
     atomic_store_explicit(&shard->state, KQ_SHARD_LOADING, memory_order_release);
+    kq_groups_note_load(shard->groups, 1, -1);
     kq_pool_submit(shard->groups->loaders, &shard->load);
 }
 
@@ -417,7 +442,7 @@ static int take_topic(struct kq_groups *groups, struct kq_topic *topic, bool is_
         return r;
     }
     groups->shard_count = count;
-    atomic_store(&groups->loading, is_new ? 0 : count);
+    kq_groups_note_load(groups, is_new ? 0 : count, 0);
     atomic_store_explicit(&groups->shards, shards, memory_order_release);
     for (int32_t i = 0; !is_new && i < count; i++)
         kq_pool_submit(groups->loaders, &shards[i].load);
@@ -495,6 +520,8 @@ static struct kq_groups *set_up(struct kq_broker *broker)
     groups->sweep.run = kq_groups_run_sweep;
     groups->sweep_timer.expire = kq_groups_sweep_due;
     pthread_mutex_init(&groups->create_lock, NULL);
+    pthread_mutex_init(&groups->load_lock, NULL);
+    pthread_cond_init(&groups->loaded, NULL);
     pthread_rwlock_init(&groups->names_lock, NULL);
     pthread_mutex_init(&groups->sweep_lock, NULL);
     pthread_cond_init(&groups->swept, NULL);
@@ -539,6 +566,7 @@ void kq_groups_stop(struct kq_broker *broker)
     if (!groups)
         return;
     atomic_store(&groups->stopping, true);
+    kq_groups_note_load(groups, 0, 0);
     struct kq_group_shard *shards = atomic_load(&groups->shards);
     for (int32_t i = 0; shards && i < groups->shard_count; i++)
         kq_group_shard_drain(&shards[i]);
@@ -573,6 +601,8 @@ void kq_groups_close(struct kq_broker *broker)
     free(groups->sorted);
     kq_attributes_release(&groups->root);
     pthread_mutex_destroy(&groups->create_lock);
+    pthread_mutex_destroy(&groups->load_lock);
+    pthread_cond_destroy(&groups->loaded);
     pthread_rwlock_destroy(&groups->names_lock);
     pthread_mutex_destroy(&groups->sweep_lock);
     pthread_cond_destroy(&groups->swept);

@@ -68,6 +68,12 @@ const char *kq_group_state_name(enum kq_group_state state);
  * 0: the other calls answer for real; -errno. */
 int kq_groups_prepare(struct kq_broker *broker, bool may_block);
 
+/* Are all groups known, or are some still being read from the disk? */
+bool kq_groups_loaded(struct kq_broker *broker);
+/* Blocks until they are. 0; KQ_GROUP_NOT_AVAILABLE (some cannot be read now, or the broker stops).
+ */
+int kq_groups_await_loaded(struct kq_broker *broker);
+
 /* Every waiting request is answered with KQ_GROUP_NOT_AVAILABLE, now and from now on. What was
  * queued is written before this returns. For a front end that stops; the broker's close does it
  * too. */
@@ -177,8 +183,6 @@ void kq_group_unref(struct kq_group *group); /* NULL is fine */
 /* The group with the smallest name > AFTER ("" to begin), byte by byte, referenced: as
  * kq_topic_next. Groups that CALLER may not look at are among them. 0; KQ_END. */
 int kq_group_next(struct kq_broker *broker, struct kq_str after, struct kq_group **ret);
-/* Do all of them show, or are some still being read from the disk? */
-bool kq_groups_loaded(struct kq_broker *broker);
 
 struct kq_str kq_group_name(const struct kq_group *group); /* valid while referenced */
 int64_t kq_group_number(const struct kq_group *group);     /* > 0, < 2^38; as good as always the

@@ -147,6 +147,7 @@ static void fail(struct kq_group_shard *shard, int r)
     kq_diag_limited(60000, LOG_ERR, "cannot read %s: %s; its groups have to wait, trying again",
                     name_of(shard, name), strerror(-r));
     atomic_store_explicit(&shard->state, KQ_SHARD_FAILED, memory_order_release);
+    kq_groups_note_load(shard->groups, -1, 1);
     kq_timers_set(shard->groups->timers, &shard->retry, kq_clock_mono_ns() + RETRY_NS);
 }
 
@@ -170,5 +171,5 @@ void kq_group_shard_load(struct kq_job *job)
         return;
     }
     atomic_store_explicit(&shard->state, KQ_SHARD_LOADED, memory_order_release);
-    atomic_fetch_sub(&groups->loading, 1);
+    kq_groups_note_load(groups, -1, 0);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "broker/base/clock.h"
+#include "fs/groups.h"
 
 #define BLOCK_BYTES (128 * 1024) /* st_blksize: what cat and cp read at once */
 #define DIRECTORY_BYTES 4096
@@ -12,7 +13,8 @@
 
 bool kq_attr_settable(enum kq_view view)
 {
-    return view == KQ_VIEW_ROOT || view == KQ_VIEW_TOPIC || view == KQ_VIEW_TEXT;
+    return view == KQ_VIEW_ROOT || view == KQ_VIEW_TOPIC || view == KQ_VIEW_TEXT ||
+           view == KQ_VIEW_GROUPS || view == KQ_VIEW_GROUP;
 }
 
 int kq_attr_source_get(const struct kq_node *node, struct kq_attr_source *ret)
@@ -53,6 +55,9 @@ double kq_attr_timeout(struct kq_fs *fs, const struct kq_node *node)
     case KQ_VIEW_OFFSET_JSONL_STREAM:
     case KQ_VIEW_OFFSET_VALUE:
     case KQ_VIEW_SEGMENT:
+    case KQ_VIEW_GROUP_TEXT:
+    case KQ_VIEW_GROUP_OFFSET:
+    case KQ_VIEW_GROUP_LAG:
         return 0;
     default:
         return fs->options.attribute_timeout_ms / 1000.0;
@@ -76,6 +81,12 @@ double kq_entry_timeout(enum kq_view view)
     case KQ_VIEW_OFFSET_JSONL:
     case KQ_VIEW_OFFSET_JSONL_STREAM:
     case KQ_VIEW_OFFSET_VALUE:
+    /* Clients make and delete groups. */
+    case KQ_VIEW_GROUP:
+    case KQ_VIEW_GROUP_TOPIC:
+    case KQ_VIEW_GROUP_TEXT:
+    case KQ_VIEW_GROUP_OFFSET:
+    case KQ_VIEW_GROUP_LAG:
         return 0;
     default:
         return STABLE_SECONDS;
@@ -116,8 +127,9 @@ static nlink_t count_links(const struct kq_node *node)
     case KQ_VIEW_BY_SEGMENT:
     case KQ_VIEW_SEGMENTS_TOPIC:
         return 2 + (nlink_t)kq_topic_partition_count(node->topic);
-    case KQ_VIEW_CONTROL: /* segments */
-        return 2 + 1;
+    case KQ_VIEW_CONTROL: /* groups, segments */
+        return 2 + 2;
+    case KQ_VIEW_GROUP_TOPIC:
     case KQ_VIEW_BY_OFFSET_PARTITION:
     case KQ_VIEW_BY_TIME_PARTITION:
     case KQ_VIEW_BY_SEGMENT_PARTITION:
@@ -139,6 +151,8 @@ static int64_t time_of(struct kq_fs *fs, const struct kq_node *node)
 {
     if (node->view == KQ_VIEW_ROOT)
         return atomic_load_explicit(&fs->root_changed_ms, memory_order_relaxed);
+    if (kq_view_row(node->view)->of_groups)
+        return kq_group_node_time(fs, node);
     if (!node->topic)
         return fs->started_ms;
     int64_t created_ms = kq_topic_created_ms(node->topic);
@@ -149,10 +163,25 @@ static int64_t time_of(struct kq_fs *fs, const struct kq_node *node)
     return bounds.modified_ms ? bounds.modified_ms : created_ms;
 }
 
+static int fill_owner_of_group(struct kq_fs *fs, const struct kq_node *node, struct stat *stat)
+{
+    struct kq_attributes attributes;
+    int r = kq_group_node_attributes(fs, node, &attributes);
+    if (r < 0)
+        return r;
+    stat->st_uid = attributes.uid;
+    stat->st_gid = attributes.gid;
+    stat->st_mode = attributes.mode & 07777;
+    kq_attributes_release(&attributes);
+    return 0;
+}
+
 static int fill_owner(struct kq_fs *fs, const struct kq_node *node, struct stat *stat)
 {
     struct kq_attr_source source;
     const struct kq_view_row *row = kq_view_row(node->view);
+    if (row->of_groups)
+        return fill_owner_of_group(fs, node, stat);
     int r = kq_attr_source_get(node, &source);
     if (r == -ENODATA) {
         stat->st_uid = fs->uid;

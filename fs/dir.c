@@ -5,18 +5,20 @@
 #include <string.h>
 
 #include "broker/base/mem.h"
+#include "fs/groups.h"
 
 #define COOKIE_LISTED 2 /* behind `.` and `..` */
 
 struct kq_dir {
-    struct kq_buf names; /* of topics, each with its NUL */
+    struct kq_buf names; /* of topics or groups, each with its NUL */
     bool taken;
 };
 
-static bool lists_topics(enum kq_view view)
+static bool lists_names(enum kq_view view)
 {
     enum kq_view each = kq_view_listed_each(view);
-    return each == KQ_VIEW_TOPIC || each == KQ_VIEW_SEGMENTS_TOPIC;
+    return each == KQ_VIEW_TOPIC || each == KQ_VIEW_SEGMENTS_TOPIC || each == KQ_VIEW_GROUP ||
+           each == KQ_VIEW_GROUP_TOPIC;
 }
 
 int kq_dir_new(const struct kq_node *node, struct kq_dir **ret)
@@ -26,7 +28,7 @@ int kq_dir_new(const struct kq_node *node, struct kq_dir **ret)
     if (node->topic && kq_topic_deleted(node->topic))
         return -ESTALE; /* the kernel then looks for another topic of this name */
     struct kq_dir *dir = NULL;
-    if (lists_topics(node->view)) {
+    if (lists_names(node->view)) {
         dir = kq_zalloc(sizeof(*dir));
         if (!dir)
             return -ENOMEM;
@@ -42,22 +44,31 @@ void kq_dir_free(struct kq_dir *dir)
     free(dir);
 }
 
-static int take_names(struct kq_fs *fs, struct kq_dir *dir)
+static int list_topics(struct kq_fs *fs, struct kq_buf *names)
 {
     char after[KQ_DIR_NAME_BYTES] = "";
     struct kq_topic *topic;
     int r;
-    dir->names.length = 0;
     while ((r = kq_topic_next(fs->broker, after, &topic)) == 0) {
         const char *name = kq_topic_name(topic);
-        r = kq_buf_append(&dir->names, name, strlen(name) + 1);
+        if (!kq_topic_is_internal(name))
+            r = kq_buf_append(names, name, strlen(name) + 1);
         snprintf(after, sizeof(after), "%s", name);
         kq_topic_unref(topic);
         if (r < 0)
             return r;
     }
-    dir->taken = r == KQ_END;
     return r == KQ_END ? 0 : r;
+}
+
+static int take_names(struct kq_fs *fs, const struct kq_node *node, bool may_block,
+                      struct kq_dir *dir)
+{
+    dir->names.length = 0;
+    int r = kq_view_row(node->view)->of_groups ? kq_group_list(fs, node, may_block, &dir->names)
+                                               : list_topics(fs, &dir->names);
+    dir->taken = r == 0;
+    return r;
 }
 
 /* Is AT where a name begins? Cookies come back from user space (seekdir). */
@@ -66,18 +77,29 @@ static bool is_name_start(const struct kq_dir *dir, uint64_t at)
     return at == 0 || (at < dir->names.length && dir->names.data[at - 1] == '\0');
 }
 
-/* The first topic behind AT that is still there. */
-static int next_topic(struct kq_fs *fs, struct kq_dir *dir, uint64_t *at, struct kq_dir_item *item)
+/* What NAME leads to, which was a topic or group when the names were taken down. */
+static int find_named(struct kq_fs *fs, const struct kq_node *node, const char *name,
+                      struct kq_place *place)
 {
-    int r = dir->taken ? 0 : take_names(fs, dir);
-    if (r < 0)
+    if (place->view == KQ_VIEW_GROUP)
+        return kq_group_named(fs, name, false, &place->offset);
+    place->offset = node->offset;
+    return kq_topic_get(fs->broker, name, &place->topic);
+}
+
+/* The first topic or group behind AT that is still there. */
+static int next_named(struct kq_fs *fs, const struct kq_node *node, struct kq_dir *dir,
+                      bool may_block, uint64_t *at, struct kq_dir_item *item)
+{
+    int r = dir->taken ? 0 : take_names(fs, node, may_block, dir);
+    if (r != 0)
         return r;
     if (*at < dir->names.length && !is_name_start(dir, *at))
         return -EINVAL;
     while (*at < dir->names.length) {
         const char *name = (const char *)dir->names.data + *at;
         *at += strlen(name) + 1;
-        if (kq_topic_get(fs->broker, name, &item->place.topic) == 0) {
+        if (find_named(fs, node, name, &item->place) == 0) {
             snprintf(item->name, sizeof(item->name), "%s", name);
             return 0;
         }
@@ -95,6 +117,21 @@ static int next_partition(const struct kq_node *node, uint64_t *at, struct kq_di
     snprintf(item->name, sizeof(item->name), "p%" PRIu64, *at);
     ++*at;
     item->place.topic = kq_topic_ref(node->topic);
+    return 0;
+}
+
+/* For each partition its lag and its offset. */
+static int next_of_group(const struct kq_node *node, uint64_t *at, struct kq_dir_item *item)
+{
+    bool lag = *at % 2 == 0;
+    uint64_t number = *at / 2;
+    int r = next_partition(node, &number, item);
+    if (r != 0)
+        return r;
+    item->place.view = lag ? KQ_VIEW_GROUP_LAG : KQ_VIEW_GROUP_OFFSET;
+    item->place.offset = node->offset;
+    strcat(item->name, lag ? ".lag" : ".offset");
+    ++*at;
     return 0;
 }
 
@@ -126,7 +163,11 @@ static int next_of_each(struct kq_fs *fs, const struct kq_node *node, struct kq_
         return KQ_END;
     case KQ_VIEW_TOPIC:
     case KQ_VIEW_SEGMENTS_TOPIC:
-        return dir ? next_topic(fs, dir, at, item) : -EBADF;
+    case KQ_VIEW_GROUP:
+    case KQ_VIEW_GROUP_TOPIC:
+        return dir ? next_named(fs, node, dir, may_block, at, item) : -EBADF;
+    case KQ_VIEW_GROUP_LAG:
+        return next_of_group(node, at, item);
     case KQ_VIEW_SEGMENT:
     case KQ_VIEW_SEGMENT_LINK:
         return next_segment(node, at, may_block, item);
@@ -161,7 +202,8 @@ static void dot_item(const struct kq_node *node, off_t at, struct kq_dir_item *i
     const struct kq_view_row *row = kq_view_row(view);
     int32_t partition = row->per_partition ? kq_partition_number(node->part->partition) : -1;
     strcpy(item->name, at == 0 ? "." : "..");
-    item->inode = kq_inode(view, row->per_topic ? node->topic : NULL, partition, 0);
+    item->inode = kq_inode(view, row->per_topic ? node->topic : NULL, partition,
+                           view == KQ_VIEW_GROUPS ? 0 : node->offset);
     item->mode = S_IFDIR;
     item->next = at + 1;
 }

@@ -1,3 +1,4 @@
+#include "broker/groups.h"
 #include "broker/metrics.h"
 #include "fs/internal.h"
 
@@ -21,7 +22,21 @@ static int errno_of_condition(int condition)
     case KQ_BEYOND:
         return ENOENT;
     case KQ_WOULD_BLOCK:
+    case KQ_GROUP_LOADING:
+    case KQ_GROUP_NOT_AVAILABLE:
         return EAGAIN;
+    case KQ_GROUP_OWNED:
+    case KQ_GROUP_NOT_EMPTY:
+    case KQ_GROUP_SUBSCRIBED:
+        return EBUSY;
+    case KQ_GROUP_NOT_FOUND:
+        return ENOENT;
+    case KQ_GROUP_INVALID_ID:
+        return EINVAL;
+    case KQ_GROUP_TOO_LARGE:
+        return EDQUOT;
+    case KQ_GROUP_COMMIT_LARGE:
+        return EMSGSIZE;
     default:
         return EIO;
     }

@@ -3,6 +3,7 @@
 #include <assert.h>
 
 #include "broker/base/mem.h"
+#include "fs/groups.h"
 #include "fs/produce.h"
 #include "fs/stream.h"
 
@@ -67,6 +68,7 @@ void kq_handle_free(struct kq_handle *handle)
     LIST_REMOVE(handle, entry);
     pthread_mutex_unlock(&fs->handles->lock);
     kq_stream_free(handle->stream);
+    kq_group_file_free(handle->group);
     kq_producer_free(handle->producer);
     kq_reading_release(&handle->reading);
     kq_anchor_drop(fs->handles->anchors, handle->anchor);

@@ -29,6 +29,7 @@ struct kq_handle {
     struct kq_reading reading;    /* of views that do not block */
     struct kq_producer *producer; /* where it was opened for writing */
     struct kq_stream *stream;     /* of views that block */
+    struct kq_group_file *group;  /* of files of groups */
     LIST_ENTRY(kq_handle) entry;
 };
 

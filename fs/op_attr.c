@@ -2,6 +2,7 @@
 
 #include "broker/base/acl.h"
 #include "fs/attr.h"
+#include "fs/groups.h"
 
 /* --- GETATTR --- */
 
@@ -38,6 +39,24 @@ void kq_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 /* Reading, changing and storing attributes is one step for all who do it through this mount. */
 static pthread_mutex_t change_lock = PTHREAD_MUTEX_INITIALIZER;
 
+static int change_group(struct kq_fs *fs, const struct kq_node *node,
+                        const struct kq_caller *caller,
+                        int (*change)(struct kq_attributes *attributes, void *argument),
+                        void *argument)
+{
+    struct kq_attributes attributes;
+    pthread_mutex_lock(&change_lock);
+    int r = kq_group_node_attributes(fs, node, &attributes);
+    if (r == 0) {
+        r = change(&attributes, argument);
+        if (r == 0)
+            r = kq_group_node_change(fs, node, caller, &attributes);
+        kq_attributes_release(&attributes);
+    }
+    pthread_mutex_unlock(&change_lock);
+    return r;
+}
+
 int kq_attr_change(struct kq_fs *fs, const struct kq_node *node, const struct kq_caller *caller,
                    int (*change)(struct kq_attributes *attributes, void *argument), void *argument)
 {
@@ -45,6 +64,8 @@ int kq_attr_change(struct kq_fs *fs, const struct kq_node *node, const struct kq
     struct kq_attributes attributes;
     if (!kq_attr_settable(node->view))
         return -EPERM;
+    if (kq_view_row(node->view)->of_groups)
+        return change_group(fs, node, caller, change, argument);
     int r = kq_attr_source_get(node, &source);
     if (r < 0)
         return r;
@@ -73,7 +94,7 @@ struct setattr {
  * broker's own watcher thread sets the size that there is (kq_notify_modified). */
 static int check_size(const struct kq_fs *fs, const struct kq_node *node, off_t size, pid_t pid)
 {
-    if (node->view == KQ_VIEW_APPEND && size == 0)
+    if ((node->view == KQ_VIEW_APPEND || node->view == KQ_VIEW_GROUP_OFFSET) && size == 0)
         return 0;
     return kq_notifier_is_self(fs->notifier, pid) ? 0 : -EPERM;
 }

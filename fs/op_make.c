@@ -4,6 +4,7 @@
 
 #include "broker/base/acl.h"
 #include "fs/attr.h"
+#include "fs/groups.h"
 #include "fs/place.h"
 
 #define NAME_BYTES 256
@@ -92,6 +93,24 @@ static int create_topic(fuse_req_t req, const char *name, mode_t mode, struct kq
     return r;
 }
 
+static int create_group(fuse_req_t req, const struct kq_node *parent, const char *name, mode_t mode,
+                        struct kq_place *ret)
+{
+    struct kq_fs *fs = kq_fs_of(req);
+    struct kq_caller caller = kq_fs_caller(req);
+    struct kq_attributes all, attributes;
+    int r = kq_group_node_attributes(fs, parent, &all);
+    if (r < 0)
+        return r;
+    r = inherit(req, &all, true, mode, &attributes);
+    kq_attributes_release(&all);
+    if (r < 0)
+        return r;
+    r = kq_group_make(fs, &caller, name, &attributes);
+    kq_attributes_release(&attributes);
+    return r ? r : kq_place_find(fs, parent, name, &caller, true, ret);
+}
+
 static void mkdir_blocking(fuse_req_t req, void *argument)
 {
     const struct make *make = argument;
@@ -100,11 +119,13 @@ static void mkdir_blocking(fuse_req_t req, void *argument)
     struct kq_node parent;
     struct kq_place place = {.view = KQ_VIEW_TOPIC};
     int r = kq_node_resolve(fs->nodes, make->parent, &parent);
-    if (r == 0 && parent.view != KQ_VIEW_ROOT)
+    if (r == 0 && parent.view == KQ_VIEW_GROUPS)
+        r = create_group(req, &parent, make->name, make->mode, &place);
+    else if (r == 0 && (parent.view != KQ_VIEW_ROOT || kq_topic_is_internal(make->name)))
         r = -EPERM;
-    if (r == 0 && !kq_topic_name_valid(make->name))
+    else if (r == 0 && !kq_topic_name_valid(make->name))
         r = -EINVAL;
-    if (r == 0)
+    else if (r == 0)
         r = create_topic(req, make->name, make->mode, &place.topic);
     if (r == 0)
         r = kq_place_enter(fs, &place, true, &entry);
@@ -284,7 +305,10 @@ static int remove_file(struct kq_fs *fs, const struct kq_node *parent, const str
     case KQ_VIEW_EARLIEST:
     case KQ_VIEW_LATEST:
     case KQ_VIEW_SEGMENT_LINK:
+    case KQ_VIEW_GROUP_LAG:
         return 0;
+    case KQ_VIEW_GROUP_OFFSET:
+        return kq_group_forget_offset(fs, parent, caller, name->partition);
     default:
         return -EPERM;
     }
@@ -296,6 +320,9 @@ static int remove_directory(struct kq_fs *fs, const struct kq_node *parent,
     switch (name->view) {
     case KQ_VIEW_TOPIC:
         return delete_topic(fs, name->topic, caller);
+    case KQ_VIEW_GROUP:
+        return kq_group_unmake(fs, caller, name->group);
+    case KQ_VIEW_GROUP_TOPIC:
     case KQ_VIEW_BY_OFFSET:
     case KQ_VIEW_BY_TIME:
     case KQ_VIEW_BY_SEGMENT:

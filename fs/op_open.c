@@ -1,4 +1,5 @@
 #include "broker/base/mem.h"
+#include "fs/groups.h"
 #include "fs/handle.h"
 #include "fs/produce.h"
 #include "fs/stream.h"
@@ -16,7 +17,7 @@ static int check_flags(const struct kq_node *node, const struct kq_view_row *row
         return 0;
     if (!row->writable)
         return -EPERM;
-    if (node->view == KQ_VIEW_APPEND)
+    if (node->view == KQ_VIEW_APPEND || node->view == KQ_VIEW_GROUP_OFFSET)
         return 0;
     return (flags & O_APPEND) && !(flags & O_TRUNC) ? 0 : -EPERM;
 }
@@ -112,6 +113,8 @@ static int fill(struct kq_handle *handle, const struct kq_node *node,
                 const struct kq_caller *caller, bool may_block, int flags)
 {
     int r = 0;
+    if (handle->row->of_groups)
+        return kq_group_file_new(handle, node, caller, flags, &handle->group);
     if (node->part)
         r = open_partition(handle, node, caller, may_block, flags);
     else if (handle->row->format == KQ_FORMAT_CONTROL)
@@ -140,13 +143,13 @@ int kq_open_node(struct kq_fs *fs, const struct kq_node *node, const struct kq_c
     fi->direct_io = !row->sealed;
     fi->keep_cache = row->sealed;
     fi->nonseekable = row->stream;
-    fi->noflush = !handle->producer;
+    fi->noflush = !handle->producer && !handle->group;
     return 0;
 }
 
 /* The kernel compared the mode of `append`, which is p0's; whether the caller may write to the
- * other partitions is asked with the groups of the caller's thread. They go into *GROUPS, to be
- * freed. -ENOMEM. */
+ * other partitions is asked with the groups of the caller's thread. So is whether a reader for a
+ * group may read the partition. They go into *GROUPS, to be freed. -ENOMEM. */
 static int read_groups(fuse_req_t req, struct kq_caller *caller, gid_t **groups)
 {
     int count = GROUPS_AT_ONCE, got;
@@ -177,8 +180,12 @@ static int try_open(fuse_req_t req, struct opening *opening, bool may_block)
     struct kq_fs *fs = kq_fs_of(req);
     kq_autofree gid_t *groups = NULL;
     struct kq_caller caller = opening->caller;
+    bool writes = (opening->fi.flags & O_ACCMODE) != O_RDONLY;
     int r = 0;
-    if (opening->node.view == KQ_VIEW_APPEND && (opening->fi.flags & O_ACCMODE) != O_RDONLY)
+    if (opening->node.view == KQ_VIEW_GROUP_TEXT)
+        caller.kernel_checked = false;
+    if (opening->node.view == KQ_VIEW_GROUP_TEXT ||
+        (opening->node.view == KQ_VIEW_APPEND && writes))
         r = read_groups(req, &caller, &groups);
     if (r == 0)
         r = kq_open_node(fs, &opening->node, &caller, may_block, &opening->fi);

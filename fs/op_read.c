@@ -1,3 +1,4 @@
+#include "fs/groups.h"
 #include "fs/handle.h"
 #include "fs/stream.h"
 
@@ -11,8 +12,11 @@ static int try_read(fuse_req_t req, const struct reading *reading, bool may_bloc
 {
     const uint8_t *bytes;
     size_t length;
-    int r =
-        kq_read_file(reading->handle, reading->position, reading->size, may_block, &bytes, &length);
+    struct kq_group_file *group = reading->handle->group;
+    int r = group ? kq_group_file_read(group, reading->position, reading->size, may_block, &bytes,
+                                       &length)
+                  : kq_read_file(reading->handle, reading->position, reading->size, may_block,
+                                 &bytes, &length);
     if (r == KQ_WOULD_BLOCK && !may_block)
         return r;
     if (r != 0) {

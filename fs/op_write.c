@@ -1,8 +1,10 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "broker/base/mem.h"
+#include "fs/groups.h"
 #include "fs/handle.h"
 #include "fs/produce.h"
 
@@ -177,10 +179,44 @@ static void sync_handle(fuse_req_t req, struct kq_handle *handle, ssize_t writte
 
 /* --- Operations --- */
 
+#define OFFSET_MOST 64 /* bytes that are worth looking at */
+
+struct group_write {
+    struct kq_handle *handle;
+    size_t size;
+    char bytes[OFFSET_MOST];
+};
+
+static void set_offset(fuse_req_t req, void *argument)
+{
+    const struct group_write *write = argument;
+    int r = kq_group_file_write(write->handle->group, write->bytes, write->size);
+    if (r != 0)
+        fuse_reply_err(req, kq_fs_errno(r));
+    else
+        fuse_reply_write(req, write->size);
+}
+
+/* The offset of a group: committing waits. */
+static void write_offset(fuse_req_t req, struct kq_handle *handle, const char *bytes, size_t size)
+{
+    struct group_write write = {.handle = handle, .size = size};
+    if (size > sizeof(write.bytes)) {
+        fuse_reply_err(req, kq_fs_errno(-EINVAL));
+        return;
+    }
+    memcpy(write.bytes, bytes, size);
+    kq_fs_offload(req, set_offset, &write, sizeof(write));
+}
+
 void kq_op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
                  struct fuse_file_info *fi)
 {
     struct kq_handle *handle = kq_handle_of(fi);
+    if (handle->group) {
+        write_offset(req, handle, bytes, size);
+        return;
+    }
     int r = kq_produce(handle->producer, bytes, size);
     if (r < 0)
         fuse_reply_err(req, kq_fs_errno(r));
@@ -200,6 +236,8 @@ void kq_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     struct kq_handle *handle = kq_handle_of(fi);
     if (handle->producer)
         kq_produce_flush(handle->producer);
+    if (handle->group)
+        kq_group_file_flush(handle->group);
     fuse_reply_err(req, 0);
 }
 

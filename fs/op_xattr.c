@@ -9,6 +9,7 @@
 #include "broker/base/mem.h"
 #include "broker/topicconfig.h"
 #include "fs/attr.h"
+#include "fs/groups.h"
 
 #define PREFIX "user.kqfs."
 #define ACL_ACCESS "system.posix_acl_access"
@@ -56,20 +57,29 @@ static bool is_acl(const char *name)
     return strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0;
 }
 
+/* What NODE shows; -ENODATA: it is the broker's own. */
+static int attributes_of(struct kq_fs *fs, const struct kq_node *node, struct kq_attributes *ret)
+{
+    struct kq_attr_source source;
+    if (kq_view_row(node->view)->of_groups)
+        return kq_group_node_attributes(fs, node, ret);
+    int r = kq_attr_source_get(node, &source);
+    if (r < 0)
+        return r;
+    r = kq_attributes_get(fs->broker, source.topic, source.partition, ret);
+    kq_attr_source_release(&source);
+    return r;
+}
+
 /* The ACL that NODE shows; empty where it has none. Only what stores a default ACL shows it. */
 static int acl_bytes(struct kq_fs *fs, const struct kq_node *node, bool access, struct kq_buf *ret)
 {
-    struct kq_attr_source source;
     struct kq_attributes attributes;
     if (!fs->posix_acl)
         return -EOPNOTSUPP;
-    int r = kq_attr_source_get(node, &source);
+    int r = attributes_of(fs, node, &attributes);
     if (r < 0)
         return r == -ENODATA ? 0 : r;
-    r = kq_attributes_get(fs->broker, source.topic, source.partition, &attributes);
-    kq_attr_source_release(&source);
-    if (r < 0)
-        return r;
     if (access)
         r = kq_buf_append(ret, attributes.acl, attributes.acl_length);
     else if (kq_attr_settable(node->view))
@@ -222,8 +232,11 @@ static int may_keep_setgid(fuse_req_t req, const struct kq_node *node, bool *ret
     *ret = true;
     if (ctx->uid == 0)
         return 0;
-    kq_attributes_peek(kq_fs_of(req)->broker, node->topic,
-                       node->part ? node->part->partition : NULL, &attributes);
+    int r = attributes_of(kq_fs_of(req), node, &attributes);
+    if (r < 0)
+        return r;
+    gid_t gid = attributes.gid;
+    kq_attributes_release(&attributes);
     int count = fuse_req_getgroups(req, 0, NULL);
     kq_autofree gid_t *groups = count > 0 ? kq_alloc((size_t)count * sizeof(*groups)) : NULL;
     if (count > 0 && !groups)
@@ -231,7 +244,7 @@ static int may_keep_setgid(fuse_req_t req, const struct kq_node *node, bool *ret
     int filled = groups ? fuse_req_getgroups(req, count, groups) : 0;
     struct kq_acl_subject subject = {.uid = ctx->uid, .gid = ctx->gid, .groups = groups};
     subject.group_count = filled > 0 ? (size_t)(filled < count ? filled : count) : 0;
-    *ret = kq_acl_in_group(&subject, attributes.gid);
+    *ret = kq_acl_in_group(&subject, gid);
     return 0;
 }
 

@@ -1,6 +1,7 @@
 #include "fs/place.h"
 
 #include "fs/attr.h"
+#include "fs/groups.h"
 
 void kq_place_release(struct kq_place *place)
 {
@@ -84,10 +85,14 @@ static int find_offset(struct kq_fs *fs, const struct kq_name *name, struct kq_p
     }
 }
 
-/* Topic and partition of NAME, from itself or from the directory it is in. */
+/* Group, topic and partition of NAME, from itself or from the directory it is in. */
 static int find_owner(struct kq_fs *fs, const struct kq_node *parent, const struct kq_name *name,
-                      struct kq_place *place)
+                      bool may_block, struct kq_place *place)
 {
+    if (name->group)
+        return kq_group_named(fs, name->group, may_block, &place->offset);
+    if (kq_view_row(parent->view)->of_groups)
+        place->offset = parent->offset;
     if (name->topic) {
         int r = kq_topic_get(fs->broker, name->topic, &place->topic);
         if (r < 0)
@@ -114,7 +119,7 @@ int kq_place_find(struct kq_fs *fs, const struct kq_node *parent, const char *na
     if (r < 0)
         return r;
     struct kq_place place = {.view = parsed.view};
-    r = find_owner(fs, parent, &parsed, &place);
+    r = find_owner(fs, parent, &parsed, may_block, &place);
     if (r == 0)
         r = find_offset(fs, &parsed, &place, caller, may_block);
     if (r == 0)

@@ -15,6 +15,7 @@ static_assert(KQ_VIEW_COUNT <= 64, "a view has 6 bits of a node's number");
 #define LINK .kind = KQ_KIND_LINK
 #define OF_TOPIC .per_topic = true
 #define OF_PARTITION .per_topic = true, .per_partition = true
+#define OF_GROUPS .of_groups = true
 
 static const struct kq_view_row rows[KQ_VIEW_COUNT] = {
     [KQ_VIEW_ROOT] = {DIRECTORY},
@@ -48,6 +49,12 @@ static const struct kq_view_row rows[KQ_VIEW_COUNT] = {
     [KQ_VIEW_SEGMENTS_TOPIC] = {DIRECTORY, OF_TOPIC},
     [KQ_VIEW_SEGMENTS_PARTITION] = {DIRECTORY, OF_PARTITION},
     [KQ_VIEW_SEGMENT] = {FILE_OF(TEXT), OF_PARTITION, .sealed = true},
+    [KQ_VIEW_GROUPS] = {DIRECTORY, OF_GROUPS},
+    [KQ_VIEW_GROUP] = {DIRECTORY, OF_GROUPS},
+    [KQ_VIEW_GROUP_TOPIC] = {DIRECTORY, OF_TOPIC, OF_GROUPS},
+    [KQ_VIEW_GROUP_TEXT] = {FILE_OF(GROUP), OF_PARTITION, OF_GROUPS},
+    [KQ_VIEW_GROUP_OFFSET] = {FILE_OF(GROUP), OF_PARTITION, OF_GROUPS, .writable = true},
+    [KQ_VIEW_GROUP_LAG] = {FILE_OF(GROUP), OF_PARTITION, OF_GROUPS},
 };
 
 const struct kq_view_row *kq_view_row(enum kq_view view)
@@ -60,7 +67,8 @@ const struct kq_view_row *kq_view_row(enum kq_view view)
 
 enum form {
     FORM_LITERAL,   /* the text itself */
-    FORM_TOPIC,     /* the name of a topic */
+    FORM_TOPIC,     /* the name of a topic that users may see */
+    FORM_GROUP,     /* the name of a group: any */
     FORM_PARTITION, /* p<N>, then the text */
     FORM_OFFSET,    /* <N>, then the text */
     FORM_EARLIEST,  /* `earliest`, then the text */
@@ -115,12 +123,19 @@ static const struct rule rules[] = {
     {KQ_VIEW_BY_SEGMENT_PARTITION, FORM_SEGMENT, "", KQ_VIEW_SEGMENT_LINK, true},
 
     {KQ_VIEW_CONTROL, FORM_LITERAL, "config", KQ_VIEW_CONFIG, true},
+    {KQ_VIEW_CONTROL, FORM_LITERAL, "groups", KQ_VIEW_GROUPS, true},
     {KQ_VIEW_CONTROL, FORM_LITERAL, "metrics", KQ_VIEW_METRICS, true},
     {KQ_VIEW_CONTROL, FORM_LITERAL, "segments", KQ_VIEW_SEGMENTS, true},
     {KQ_VIEW_CONTROL, FORM_LITERAL, "version", KQ_VIEW_VERSION, true},
     {KQ_VIEW_SEGMENTS, FORM_TOPIC, "", KQ_VIEW_SEGMENTS_TOPIC, true},
     {KQ_VIEW_SEGMENTS_TOPIC, FORM_PARTITION, "", KQ_VIEW_SEGMENTS_PARTITION, true},
     {KQ_VIEW_SEGMENTS_PARTITION, FORM_SEGMENT, "", KQ_VIEW_SEGMENT, true},
+
+    {KQ_VIEW_GROUPS, FORM_GROUP, "", KQ_VIEW_GROUP, true},
+    {KQ_VIEW_GROUP, FORM_TOPIC, "", KQ_VIEW_GROUP_TOPIC, true},
+    {KQ_VIEW_GROUP_TOPIC, FORM_PARTITION, "", KQ_VIEW_GROUP_TEXT, false},
+    {KQ_VIEW_GROUP_TOPIC, FORM_PARTITION, ".lag", KQ_VIEW_GROUP_LAG, true},
+    {KQ_VIEW_GROUP_TOPIC, FORM_PARTITION, ".offset", KQ_VIEW_GROUP_OFFSET, true},
 };
 
 static bool is_digit(char c)
@@ -171,7 +186,10 @@ static const char *match_form(enum form form, const char *name, struct kq_name *
         return name;
     case FORM_TOPIC:
         ret->topic = name;
-        return kq_topic_name_valid(name) ? "" : NULL;
+        return kq_topic_name_valid(name) && !kq_topic_is_internal(name) ? "" : NULL;
+    case FORM_GROUP:
+        ret->group = name;
+        return "";
     case FORM_PARTITION:
         rest = *name == 'p' ? read_number(name + 1, INT32_MAX, &partition) : NULL;
         if (rest)

@@ -48,6 +48,13 @@ enum kq_view {
     KQ_VIEW_SEGMENTS_TOPIC,     /* .kqfs/segments/orders */
     KQ_VIEW_SEGMENTS_PARTITION, /* .kqfs/segments/orders/p0 */
     KQ_VIEW_SEGMENT,            /* .kqfs/segments/orders/p0/00000000000000000000: sealed text */
+    /* .kqfs/groups: the offset of a node below is the group's number (fs/groups.h) */
+    KQ_VIEW_GROUPS,
+    KQ_VIEW_GROUP,        /* .kqfs/groups/billing */
+    KQ_VIEW_GROUP_TOPIC,  /* .kqfs/groups/billing/orders */
+    KQ_VIEW_GROUP_TEXT,   /* .kqfs/groups/billing/orders/p0 */
+    KQ_VIEW_GROUP_OFFSET, /* p0.offset */
+    KQ_VIEW_GROUP_LAG,    /* p0.lag */
     KQ_VIEW_COUNT
 };
 
@@ -63,6 +70,7 @@ enum kq_view_format {
     KQ_FORMAT_JSONL,
     KQ_FORMAT_VALUE,
     KQ_FORMAT_CONTROL, /* generated when opened */
+    KQ_FORMAT_GROUP,   /* fs/groupfile.c */
 };
 
 struct kq_view_row {
@@ -72,6 +80,7 @@ struct kq_view_row {
     bool writable;                 /* write(2) appends */
     bool sealed;                   /* can never grow: the kernel may keep its pages */
     bool per_topic, per_partition; /* what a node of it belongs to */
+    bool of_groups;                /* .kqfs/groups, or below */
 };
 
 /* The row of VIEW, which must be below KQ_VIEW_COUNT. */
@@ -93,11 +102,12 @@ struct kq_name {
     enum kq_name_from from;
     int64_t number;    /* an offset, a segment's base offset, or a time in ms; 0 */
     const char *topic; /* the name itself, where it is a topic's; NULL else */
+    const char *group; /* likewise */
 };
 
 /* What NAME means in a directory of view PARENT, by its form alone: whether the topic, partition
  * or offset exists is not asked. Numbers have no leading zeros (but 0 itself), segments have 20
- * digits. RET->topic points to NAME. 0; -ENOENT. Any thread. */
+ * digits. RET->topic and RET->group point to NAME. 0; -ENOENT. Any thread. */
 int kq_view_parse(enum kq_view parent, const char *name, struct kq_name *ret);
 
 /* Names that every directory of view PARENT lists, in order: the one at INDEX (0, 1, …) and its
