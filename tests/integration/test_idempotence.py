@@ -4,9 +4,11 @@
 
 KQFS_KILL_ROUNDS sets how often the broker is killed under a producer (5)."""
 
+import contextlib
 import os
 import random
-import signal
+import socket
+import threading
 import time
 
 import mounted
@@ -36,8 +38,8 @@ def taken(answer, offset):
     equal(answer["base_offset"], offset)
 
 
-def content(topic, partition=0):
-    return read(broker.path(topic, f"p{partition}")).split()
+def content(topic):
+    return read(broker.path(topic, "p0")).split()
 
 
 # --- InitProducerId ---
@@ -135,12 +137,59 @@ def test_what_was_acknowledged_is_known_after_every_end():
     equal(content("ends"), sent)
 
 
+class Line:
+    """A long line to the broker: requests pass at once, answers are under way for a while. When it
+    is cut, those are lost, and the client does not know what became of its requests."""
+
+    DELAY = 0.005
+
+    def __init__(self, address):
+        self.to = address.split(":")
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.lock, self.ends = threading.Lock(), []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            near = self.listener.accept()[0]
+            try:
+                far = socket.create_connection((self.to[0], int(self.to[1])))
+            except OSError:
+                near.close()
+                continue
+            with self.lock:
+                self.ends.append((near, far))
+            for a, b, delay in ((near, far, 0), (far, near, self.DELAY)):
+                threading.Thread(target=self.carry, args=(a, b, delay), daemon=True).start()
+
+    def carry(self, a, b, delay):
+        try:
+            while data := a.recv(65536):
+                if delay:
+                    time.sleep(delay)
+                b.sendall(data)
+        except OSError:
+            pass
+        for end in (a, b):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        with self.lock:
+            for near, far in self.ends:
+                for end in (near, far):
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+            self.ends.clear()
+
+
 class Numbers:
     """A librdkafka producer in a child: sends numbers as fast as it is told to until STOP, then
     waits until all are delivered. Every one must be; how many is written to a pipe."""
 
-    def __init__(self, topic):
-        self.topic = topic
+    def __init__(self, topic, address):
+        self.topic, self.address = topic, address
         self.stop_read, self.stop = os.pipe()
         self.told, self.tell = os.pipe()
         self.pid = in_child(self.run)
@@ -149,17 +198,18 @@ class Numbers:
         from confluent_kafka import Producer
         failed = []
         producer = Producer({
-            "bootstrap.servers": broker.address, "enable.idempotence": True, "linger.ms": 1,
-            "batch.num.messages": 20, "retry.backoff.ms": 20, "reconnect.backoff.ms": 20,
+            "bootstrap.servers": self.address, "enable.idempotence": True, "linger.ms": 0,
+            "batch.num.messages": 50, "queue.buffering.max.messages": 1000000, "retry.backoff.ms": 20, "reconnect.backoff.ms": 20,
             "reconnect.backoff.max.ms": 200, "message.timeout.ms": 120000, "log_level": 0})
         os.set_blocking(self.stop_read, False)
         number = 0
         while not self.stopped():
-            for _ in range(50):
+            for _ in range(500):
                 producer.produce(self.topic, b"%d" % number, partition=number % PARTITIONS,
                                  on_delivery=lambda error, _: error and failed.append(str(error)))
                 number += 1
-            producer.poll(0.01)
+            while len(producer) > 5000: # always some under way, never more than soon arrive
+                producer.poll(0.01)
         left = producer.flush(120)
         check(not failed and left == 0, left, "messages were not delivered:", failed[:3])
         os.write(self.tell, b"%d" % number)
@@ -183,8 +233,12 @@ def test_numbers_of_librdkafka_are_there_once_in_order_whatever_dies():
         import confluent_kafka  # noqa: F401
     except ImportError:
         raise Skip("not installed: python3-confluent-kafka") from None
-    topic = broker.topic("numbers", segment_bytes=100000)
-    numbers = Numbers("numbers")
+    address = f"127.0.0.1:{free_port()}"
+    line = Line(address)
+    own = Broker("own", ["--listen", f"plaintext://{address},advertised={line.address}",
+                         "--num.partitions", str(PARTITIONS)]).start()
+    topic = own.topic("numbers", segment_bytes=100000)
+    numbers = Numbers("numbers", line.address)
 
     def end():
         return sum(int(getfattr(f"{topic}/p{n}", "end")) for n in range(PARTITIONS))
@@ -193,20 +247,24 @@ def test_numbers_of_librdkafka_are_there_once_in_order_whatever_dies():
         for round_number in range(ROUNDS):
             wanted = end() + rng.randrange(500, 3000)
             until(lambda: end() >= wanted, "the producer to produce")
+            line.cut()
             if round_number % 3 == 2:
-                broker.stop()
+                own.stop()
+            elif round_number % 3 == 1:
+                own.kill()
             else:
-                broker.kill()
+                continue
             time.sleep(rng.random() * 0.3)  # not to wait for anything: the client meets a dead port
-            broker.start()
+            own.start()
     finally:
         count = numbers.end()
     for n in range(PARTITIONS):
         wanted = [b"%d" % i for i in range(n, count, PARTITIONS)]
-        got = content("numbers", n)
+        got = read(f"{topic}/p{n}").split()
         check(got == wanted, "partition", n, "of", len(wanted), "has", len(got), "first wrong:",
               next((pair for pair in zip(wanted, got) if pair[0] != pair[1]), "the end"))
-    print(f"        {count} numbers, {ROUNDS} ends")
+    print(f"        {count} numbers, {ROUNDS} cuts")
+    own.stop()
 
 
 if __name__ == "__main__":
