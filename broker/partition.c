@@ -277,6 +277,37 @@ int kq_text_bounds(struct kq_partition *partition, bool may_block, struct kq_log
     return r < 0 ? r : leave(partition, kq_log_text_bounds(partition->log, may_block, ret));
 }
 
+int kq_text_of_offset(struct kq_partition *partition, int64_t offset, bool may_block, int64_t *ret)
+{
+    int r = kq_partition_enter(partition);
+    return r < 0 ? r
+                 : leave(partition, kq_log_text_of_offset(partition->log, offset, may_block, ret));
+}
+
+int kq_text_next(struct kq_partition *partition, int64_t text, bool may_block, int64_t *ret)
+{
+    int r = kq_partition_enter(partition);
+    return r < 0 ? r : leave(partition, kq_log_next_text(partition->log, text, may_block, ret));
+}
+
+int kq_text_pack(struct kq_partition *partition, int64_t text, bool may_block, int64_t *ret_packed,
+                 uint64_t *ret_layout)
+{
+    int r = kq_partition_enter(partition);
+    return r < 0 ? r
+                 : leave(partition,
+                         kq_log_pack(partition->log, text, may_block, ret_packed, ret_layout));
+}
+
+int kq_text_unpack(struct kq_partition *partition, int64_t packed, uint64_t layout, bool may_block,
+                   int64_t *ret_text)
+{
+    int r = kq_partition_enter(partition);
+    return r < 0 ? r
+                 : leave(partition,
+                         kq_log_unpack(partition->log, packed, layout, may_block, ret_text));
+}
+
 /* --- Reading --- */
 
 static int enter_to_read(const struct kq_access *access, unsigned rights)

@@ -11,11 +11,12 @@
 struct key {
     const struct kq_fspart *part;
     int64_t offset;
+    uint64_t layout;
 };
 
 struct kq_anchor {
     struct key key;
-    int64_t text;
+    struct kq_text_base base;
     unsigned references;
     UT_hash_handle hh;
 };
@@ -45,22 +46,25 @@ void kq_anchors_free(struct kq_anchors *anchors)
 }
 
 static struct kq_anchor *find(struct kq_anchors *anchors, const struct kq_fspart *part,
-                              int64_t offset)
+                              int64_t offset, uint64_t layout)
 {
-    struct key key = {.part = part, .offset = offset};
+    struct key key = {.part = part, .offset = offset, .layout = layout};
     struct kq_anchor *anchor;
     HASH_FIND(hh, anchors->table, &key, sizeof(key), anchor);
     return anchor;
 }
 
 static struct kq_anchor *add(struct kq_anchors *anchors, struct kq_fspart *part, int64_t offset,
-                             int64_t text)
+                             uint64_t layout, const struct kq_text_base *base)
 {
     struct kq_anchor *anchor = kq_zalloc(sizeof(*anchor));
     if (!anchor)
         return NULL;
-    *anchor =
-        (struct kq_anchor){.key = {.part = part, .offset = offset}, .text = text, .references = 1};
+    *anchor = (struct kq_anchor){
+        .key = {.part = part, .offset = offset, .layout = layout},
+        .base = *base,
+        .references = 1,
+    };
     HASH_ADD(hh, anchors->table, key, sizeof(anchor->key), anchor);
     if (anchor->references == 0) {
         free(anchor);
@@ -69,15 +73,15 @@ static struct kq_anchor *add(struct kq_anchors *anchors, struct kq_fspart *part,
     return anchor;
 }
 
-int kq_anchor_hold(struct kq_anchors *anchors, struct kq_fspart *part, int64_t offset, int64_t text,
-                   struct kq_anchor **ret)
+int kq_anchor_hold(struct kq_anchors *anchors, struct kq_fspart *part, int64_t offset,
+                   uint64_t layout, const struct kq_text_base *base, struct kq_anchor **ret)
 {
     pthread_mutex_lock(&anchors->lock);
-    struct kq_anchor *anchor = find(anchors, part, offset);
+    struct kq_anchor *anchor = find(anchors, part, offset, layout);
     if (anchor)
         anchor->references++;
     else
-        anchor = add(anchors, part, offset, text);
+        anchor = add(anchors, part, offset, layout, base);
     pthread_mutex_unlock(&anchors->lock);
     if (!anchor)
         return -ENOMEM;
@@ -98,11 +102,13 @@ void kq_anchor_drop(struct kq_anchors *anchors, struct kq_anchor *anchor)
         free(anchor);
 }
 
-int64_t kq_anchor_find(struct kq_anchors *anchors, const struct kq_fspart *part, int64_t offset)
+bool kq_anchor_find(struct kq_anchors *anchors, const struct kq_fspart *part, int64_t offset,
+                    uint64_t layout, struct kq_text_base *ret)
 {
     pthread_mutex_lock(&anchors->lock);
-    struct kq_anchor *anchor = find(anchors, part, offset);
-    int64_t text = anchor ? anchor->text : -1;
+    struct kq_anchor *anchor = find(anchors, part, offset, layout);
+    if (anchor)
+        *ret = anchor->base;
     pthread_mutex_unlock(&anchors->lock);
-    return text;
+    return anchor;
 }

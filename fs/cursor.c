@@ -126,6 +126,8 @@ static int next_extent(struct kq_cursor *cursor)
     int r = kq_read_next(&cursor->access, &cursor->extent, WHOLE_SEGMENT, &next);
     if (r != 0)
         return r;
+    if (next.holes || cursor->extent.holes)
+        cursor->by_text = false;
     /* What lay between was lost: the text that follows is not the text at this place. */
     if (cursor->by_text && next.text > cursor->text) {
         kq_extent_unref(&next);

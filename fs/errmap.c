@@ -18,6 +18,7 @@ static int errno_of_condition(int condition)
 {
     switch (condition) {
     case KQ_GONE:
+    case KQ_HOLE:
         return ESTALE;
     case KQ_BEYOND:
         return ENOENT;

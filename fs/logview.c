@@ -28,6 +28,16 @@ int kq_log_run_place(struct kq_log_run *run, int64_t position, int64_t start, in
     return 0;
 }
 
+bool kq_log_run_may_skip(const struct kq_log_run *run, int64_t position)
+{
+    return position == 0 || !run->started || position == run->next;
+}
+
+void kq_log_run_skip(struct kq_log_run *run, int64_t position, int64_t text)
+{
+    run->shift = text - position;
+}
+
 void kq_log_run_advance(struct kq_log_run *run, int64_t length)
 {
     run->next += length;

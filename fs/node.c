@@ -30,7 +30,7 @@ struct slot {
     atomic_uint_least64_t lookups; /* of the kernel, on all nodes of this slot; 0: free */
     _Atomic(struct kq_topic *) topic;
     _Atomic(struct kq_fspart *) part; /* NULL: the slot of a topic */
-    _Atomic int64_t window;           /* offset >> SLOT_SHIFT */
+    _Atomic int64_t window;           /* offset >> SLOT_SHIFT, and above it the layout */
     uint32_t next;                    /* in its bucket, or in the list of free ones; 0: last */
 };
 
@@ -354,21 +354,24 @@ static uint64_t number_of(enum kq_view view, uint32_t slot, int64_t offset)
            ((uint64_t)offset & OFFSET_MASK);
 }
 
-/* The partition's window of OFFSET; a topic has only one. */
-static int64_t window_of(const struct kq_partition *partition, int64_t offset)
+#define WINDOW_BITS (63 - SLOT_SHIFT)
+
+/* The partition's window of OFFSET, in LAYOUT; a topic has only one. */
+static int64_t window_of(const struct kq_partition *partition, int64_t offset, uint64_t layout)
 {
-    return partition ? offset >> SLOT_SHIFT : 0;
+    return partition ? offset >> SLOT_SHIFT | (int64_t)(layout << WINDOW_BITS) : 0;
 }
 
 int kq_node_remember(struct kq_nodes *nodes, enum kq_view view, struct kq_topic *topic,
-                     struct kq_partition *partition, int64_t offset, uint64_t *ret_number)
+                     struct kq_partition *partition, int64_t offset, uint64_t layout,
+                     uint64_t *ret_number)
 {
     if (!topic) {
         *ret_number = view == KQ_VIEW_ROOT ? ROOT_NUMBER : number_of(view, 0, offset);
         return 0;
     }
     const void *owner = partition ? (const void *)partition : topic;
-    int64_t window = window_of(partition, offset);
+    int64_t window = window_of(partition, offset, layout);
     int r = 0;
     pthread_mutex_lock(&nodes->lock);
     uint32_t index = find_slot(nodes, owner, window);
@@ -389,7 +392,7 @@ uint64_t kq_node_find(struct kq_nodes *nodes, enum kq_view view, struct kq_topic
         return view == KQ_VIEW_ROOT ? ROOT_NUMBER : number_of(view, 0, offset);
     const void *owner = partition ? (const void *)partition : topic;
     pthread_mutex_lock(&nodes->lock);
-    uint32_t index = find_slot(nodes, owner, window_of(partition, offset));
+    uint32_t index = find_slot(nodes, owner, window_of(partition, offset, 0));
     pthread_mutex_unlock(&nodes->lock);
     return index ? number_of(view, index, offset) : 0;
 }
@@ -411,8 +414,10 @@ int kq_node_resolve(struct kq_nodes *nodes, uint64_t number, struct kq_node *ret
             return -ESTALE;
         node.topic = atomic_load_explicit(&slot->topic, memory_order_relaxed);
         node.part = atomic_load_explicit(&slot->part, memory_order_relaxed);
-        node.offset = atomic_load_explicit(&slot->window, memory_order_relaxed) << SLOT_SHIFT |
-                      (int64_t)(number & OFFSET_MASK);
+        uint64_t window = (uint64_t)atomic_load_explicit(&slot->window, memory_order_relaxed);
+        node.layout = window >> WINDOW_BITS;
+        node.offset = (int64_t)((window & ((UINT64_C(1) << WINDOW_BITS) - 1)) << SLOT_SHIFT |
+                                (number & OFFSET_MASK));
         if (row->per_partition != !!node.part)
             return -ESTALE;
     }

@@ -3,11 +3,12 @@
  *   63      58 57              38 37                                   0
  *   [ view 6 ] [ slot 20        ] [ offset within the slot's window 38 ]
  *
- * A slot stands for one topic, or for one window of 2^38 offsets of one partition; it holds a
- * reference and the sum of the kernel's lookup counts on all nodes of it, and is free again when
- * FORGET has brought that to 0. So memory grows with the partitions looked at, never with the
- * names. Slot 0 belongs to the root and what is neither topic nor partition. The number 1 is the
- * root (FUSE_ROOT_ID); all others have their view in the upper bits.
+ * A slot stands for one topic, or for one window of 2^38 offsets of one partition in one layout of
+ * its text (where compaction took text out, files get new nodes); it holds a reference and the sum
+ * of the kernel's lookup counts on all nodes of it, and is free again when FORGET has brought that
+ * to 0. So memory grows with the partitions looked at, never with the names. Slot 0 belongs to the
+ * root and what is neither topic nor partition. The number 1 is the root (FUSE_ROOT_ID); all others
+ * have their view in the upper bits.
  *
  * What stat(2) shows as st_ino is another number: a hash of topic id, partition and view that is
  * the same after a restart and for every generation of p0, since log shippers know files by it.
@@ -41,6 +42,8 @@ struct kq_node {
     int64_t offset;         /* 0 where the view has none; TEXT: where its text begins, as the log
                                start was at the LOOKUP; APPEND: a serial number; of groups: the
                                group's number */
+    uint64_t layout;        /* TEXT, OFFSET_TEXT: of the partition's text at the LOOKUP; SEGMENT:
+                               that since which it is as it is; else 0 */
 };
 
 struct kq_nodes;
@@ -53,16 +56,17 @@ void kq_nodes_free(struct kq_nodes *nodes);
 int kq_node_resolve(struct kq_nodes *nodes, uint64_t number, struct kq_node *ret);
 
 /* The number of a node for an answer to LOOKUP (or READDIRPLUS, CREATE, MKDIR), counted once for
- * the kernel. TOPIC, PARTITION as the view asks; OFFSET >= 0. 0; -ENOMEM; -ENFILE (2^20 slots in
- * use). */
+ * the kernel. TOPIC, PARTITION as the view asks; OFFSET >= 0; LAYOUT < 2^38. 0; -ENOMEM; -ENFILE
+ * (2^20 slots in use). */
 int kq_node_remember(struct kq_nodes *nodes, enum kq_view view, struct kq_topic *topic,
-                     struct kq_partition *partition, int64_t offset, uint64_t *ret_number);
+                     struct kq_partition *partition, int64_t offset, uint64_t layout,
+                     uint64_t *ret_number);
 
 /* FORGET: takes COUNT lookups of NUMBER back. */
 void kq_node_forget(struct kq_nodes *nodes, uint64_t number, uint64_t count);
 
-/* The number that kq_node_remember would give, if the kernel may know it; 0 otherwise. For
- * notifications. */
+/* The number that kq_node_remember would give in layout 0, if the kernel may know it; 0 otherwise.
+ * For notifications. */
 uint64_t kq_node_find(struct kq_nodes *nodes, enum kq_view view, struct kq_topic *topic,
                       struct kq_partition *partition, int64_t offset);
 

@@ -36,30 +36,31 @@ static unsigned rights_for(int flags)
 
 /* --- Where the file's bytes begin --- */
 
-static int place_growing(struct kq_handle *handle, int64_t offset, bool may_block)
+/* Who comes to a node that others hold open finds it as they do, also when text was cleaned away
+ * since: as if it had come before. */
+static int place_growing(struct kq_handle *handle, const struct kq_node *node, bool may_block)
 {
     struct kq_anchors *anchors = handle->fs->handles->anchors;
-    int64_t base = kq_anchor_find(anchors, handle->part, offset);
-    if (base < 0) {
-        int r = kq_find_offset(&handle->access, offset, may_block, &base);
+    struct kq_text_base *base = &handle->reading.base;
+    if (!kq_anchor_find(anchors, handle->part, node->offset, node->layout, base)) {
+        int r = kq_find_base(handle->part->partition, node->offset, may_block, base);
         /* p0's node was overtaken before it could be opened: ESTALE makes the kernel look again. */
         if (r == KQ_GONE)
             return handle->view == KQ_VIEW_TEXT ? -ESTALE : -ENOENT;
         if (r != 0)
             return r == KQ_BEYOND ? -ENOENT : r;
     }
-    handle->reading.base = base;
-    return kq_anchor_hold(anchors, handle->part, offset, base, &handle->anchor);
+    return kq_anchor_hold(anchors, handle->part, node->offset, node->layout, base, &handle->anchor);
 }
 
-static int place_sealed(struct kq_handle *handle, int64_t offset, bool may_block)
+static int place_sealed(struct kq_handle *handle, const struct kq_node *node, bool may_block)
 {
     struct kq_log_range range;
-    int r = kq_find_segment(handle->part->partition, offset, may_block, &range);
+    int r = kq_find_segment(handle->part->partition, node->offset, node->layout, may_block, &range);
     if (r != 0)
         return r;
-    handle->reading.base = range.text_start;
-    handle->reading.end = range.text_end;
+    handle->reading.base = (struct kq_text_base){.text = range.text_start, .layout = range.layout};
+    handle->reading.length = range.text_length;
     return 0;
 }
 
@@ -73,9 +74,10 @@ static int place_value(struct kq_handle *handle, int64_t offset, bool may_block)
     return r;
 }
 
-static int place(struct kq_handle *handle, int64_t offset, bool may_block)
+static int place(struct kq_handle *handle, const struct kq_node *node, bool may_block)
 {
     struct kq_log_bounds bounds;
+    int64_t offset = node->offset;
     kq_bounds(handle->part->partition, &bounds);
     bool whole = handle->view == KQ_VIEW_JSONL || handle->view == KQ_VIEW_STREAM ||
                  handle->view == KQ_VIEW_JSONL_STREAM;
@@ -83,11 +85,11 @@ static int place(struct kq_handle *handle, int64_t offset, bool may_block)
     if (handle->view == KQ_VIEW_LOG)
         return 0;
     if (handle->view == KQ_VIEW_SEGMENT)
-        return place_sealed(handle, offset, may_block);
+        return place_sealed(handle, node, may_block);
     if (handle->row->format == KQ_FORMAT_VALUE)
         return place_value(handle, offset, may_block);
     if (handle->row->format == KQ_FORMAT_TEXT && !handle->row->stream)
-        return place_growing(handle, offset, may_block);
+        return place_growing(handle, node, may_block);
     if (!whole && (offset < bounds.start || offset > bounds.last_stable))
         return -ENOENT;
     return 0;
@@ -103,7 +105,7 @@ static int open_partition(struct kq_handle *handle, const struct kq_node *node,
     if (r < 0)
         return r;
     kq_fspart_settle(handle->fs, node->part);
-    r = place(handle, node->offset, may_block);
+    r = place(handle, node, may_block);
     if (r == 0 && handle->row->stream)
         r = kq_stream_new(handle, handle->reading.first_offset, &handle->stream);
     return r;

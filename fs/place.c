@@ -40,16 +40,25 @@ static int offset_of_time(struct kq_fs *fs, struct kq_partition *partition,
     return 0;
 }
 
-static int offset_of_segment(struct kq_partition *partition, int64_t base, bool may_block,
-                             int64_t *ret)
+static int place_of_segment(struct kq_place *place, int64_t base, bool may_block)
 {
     struct kq_log_range range;
-    int r = kq_next_range(partition, base, may_block, &range);
+    int r = kq_next_range(place->partition, base, may_block, &range);
     if (r == KQ_END || (r == 0 && range.base_offset != base))
         return -ENOENT;
-    if (r == 0)
-        *ret = base;
+    if (r == 0) {
+        place->offset = base;
+        place->layout = place->view == KQ_VIEW_SEGMENT ? range.layout : 0;
+    }
     return r;
+}
+
+/* The present layout of what is read by text position. */
+static uint64_t layout_of(struct kq_partition *partition)
+{
+    struct kq_log_bounds bounds;
+    kq_bounds(partition, &bounds);
+    return bounds.layout;
 }
 
 static int find_offset(struct kq_fs *fs, const struct kq_name *name, struct kq_place *place,
@@ -61,6 +70,9 @@ static int find_offset(struct kq_fs *fs, const struct kq_name *name, struct kq_p
         place->offset = (int64_t)atomic_fetch_add(&fs->append_serial, 1);
         return 0;
     case KQ_VIEW_TEXT:
+        place->layout = layout_of(partition);
+        place->offset = bound_of(fs, partition, KQ_FROM_EARLIEST);
+        return 0;
     case KQ_VIEW_EARLIEST:
         place->offset = bound_of(fs, partition, KQ_FROM_EARLIEST);
         return 0;
@@ -72,6 +84,7 @@ static int find_offset(struct kq_fs *fs, const struct kq_name *name, struct kq_p
     case KQ_VIEW_OFFSET_JSONL:
     case KQ_VIEW_OFFSET_JSONL_STREAM:
     case KQ_VIEW_OFFSET_VALUE:
+        place->layout = name->view == KQ_VIEW_OFFSET_TEXT ? layout_of(partition) : 0;
         place->offset =
             name->from == KQ_FROM_NUMBER ? name->number : bound_of(fs, partition, name->from);
         return 0;
@@ -79,7 +92,7 @@ static int find_offset(struct kq_fs *fs, const struct kq_name *name, struct kq_p
         return offset_of_time(fs, partition, caller, name->number, may_block, &place->offset);
     case KQ_VIEW_SEGMENT_LINK:
     case KQ_VIEW_SEGMENT:
-        return offset_of_segment(partition, name->number, may_block, &place->offset);
+        return place_of_segment(place, name->number, may_block);
     default:
         return 0;
     }
@@ -147,7 +160,7 @@ int kq_place_enter(struct kq_fs *fs, const struct kq_place *place, bool may_bloc
     struct kq_node node;
     struct fuse_entry_param entry = {0};
     int r = kq_node_remember(fs->nodes, place->view, place->topic, place->partition, place->offset,
-                             &entry.ino);
+                             place->layout, &entry.ino);
     if (r < 0)
         return r;
     r = kq_node_resolve(fs->nodes, entry.ino, &node);

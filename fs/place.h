@@ -9,6 +9,7 @@ struct kq_place {
     struct kq_topic *topic;         /* referenced; NULL where the view has none */
     struct kq_partition *partition; /* referenced; NULL where the view has none */
     int64_t offset;                 /* as in struct kq_node */
+    uint64_t layout;                /* likewise */
 };
 
 void kq_place_release(struct kq_place *place);

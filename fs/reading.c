@@ -11,7 +11,7 @@
 
 void kq_reading_init(struct kq_reading *reading)
 {
-    *reading = (struct kq_reading){.end = INT64_MAX, .damage = -1};
+    *reading = (struct kq_reading){.length = INT64_MAX, .damage = -1, .on.position = -1};
     pthread_mutex_init(&reading->lock, NULL);
 }
 
@@ -41,13 +41,14 @@ void kq_report_damage(const struct kq_cursor *cursor)
 
 /* --- Text --- */
 
-/* A read under way has the cursor for itself; another at the same time gets one of its own. */
-static struct kq_cursor *take_cursor(struct kq_handle *handle, int64_t *ret_damage)
+struct kq_cursor *kq_reading_take(struct kq_handle *handle, int64_t *ret_damage,
+                                  struct kq_reading_on *ret_on)
 {
     struct kq_reading *reading = &handle->reading;
     pthread_mutex_lock(&reading->lock);
     struct kq_cursor *cursor = reading->cursor;
     *ret_damage = reading->damage;
+    *ret_on = reading->on;
     reading->cursor = NULL;
     pthread_mutex_unlock(&reading->lock);
     if (!cursor && (cursor = kq_alloc(sizeof(*cursor))))
@@ -55,20 +56,20 @@ static struct kq_cursor *take_cursor(struct kq_handle *handle, int64_t *ret_dama
     return cursor;
 }
 
-static void give_cursor(struct kq_handle *handle, struct kq_cursor *cursor, int64_t damage)
+void kq_reading_give(struct kq_handle *handle, struct kq_cursor *cursor, int64_t damage,
+                     const struct kq_reading_on *on)
 {
     struct kq_reading *reading = &handle->reading;
     pthread_mutex_lock(&reading->lock);
     struct kq_cursor *surplus = reading->cursor;
     reading->cursor = cursor;
     reading->damage = damage;
+    reading->on = *on;
     pthread_mutex_unlock(&reading->lock);
     free_cursor(surplus);
 }
 
-/* The worker that is to go on cannot have what lies in this thread's reply: back to the beginning,
- * where that costs nothing. */
-static void go_back(struct kq_cursor *cursor, const struct kq_cursor *before)
+void kq_cursor_go_back(struct kq_cursor *cursor, const struct kq_cursor *before)
 {
     bool same_file = cursor->extent.owner == before->extent.owner &&
                      cursor->extent.position == before->extent.position;
@@ -98,13 +99,25 @@ static int render_at(struct kq_cursor *cursor, int64_t text, size_t size, bool m
     return r;
 }
 
-static int read_text(struct kq_handle *handle, int64_t text, size_t size, bool may_block,
-                     size_t *ret_length)
+static const struct kq_reading_on nowhere = {.position = -1};
+
+/* Was text cleaned away since the read began? */
+static bool is_cleaned(const struct kq_handle *handle)
+{
+    struct kq_log_bounds bounds;
+    kq_bounds(handle->part->partition, &bounds);
+    return bounds.layout > 0;
+}
+
+/* KQ_HOLE: text was cleaned away meanwhile, nothing was read. */
+static int read_text(struct kq_handle *handle, int64_t text, int64_t position, size_t size,
+                     bool may_block, size_t *ret_length)
 {
     size_t length = 0;
     int64_t damage;
+    struct kq_reading_on on_before;
     struct kq_scratch *scratch = kq_scratch();
-    struct kq_cursor *cursor = take_cursor(handle, &damage);
+    struct kq_cursor *cursor = kq_reading_take(handle, &damage, &on_before);
     if (!scratch || !cursor) {
         free_cursor(cursor);
         return -ENOMEM;
@@ -112,8 +125,10 @@ static int read_text(struct kq_handle *handle, int64_t text, size_t size, bool m
     struct kq_cursor before = *cursor;
     /* A search would find what follows the damage, as if nothing had been there. */
     int r = text == damage ? -EBADMSG : render_at(cursor, text, size, may_block, scratch, &length);
-    if (r == KQ_WOULD_BLOCK)
-        go_back(cursor, &before);
+    if (r == KQ_END && is_cleaned(handle))
+        r = KQ_HOLE;
+    if (r == KQ_WOULD_BLOCK || r == KQ_HOLE)
+        kq_cursor_go_back(cursor, &before);
     else if (r != 0)
         cursor->text = -1;
     if (r == -EBADMSG || r == KQ_END) { /* there should be text: its index is wrong, or the log */
@@ -122,9 +137,15 @@ static int read_text(struct kq_handle *handle, int64_t text, size_t size, bool m
     }
     /* What came before the failure is good; the next read meets it. A page of a sealed file must
      * not be cut short. */
-    if (r != 0 && r != KQ_WOULD_BLOCK && length > 0 && !handle->row->sealed)
+    bool failed = r != KQ_WOULD_BLOCK && r != KQ_HOLE && r != 0;
+    if (failed && length > 0 && !handle->row->sealed)
         r = 0;
-    give_cursor(handle, cursor, damage);
+    const struct kq_reading_on on = {
+        .position = position + (int64_t)length,
+        .offset = cursor->next_offset,
+        .skip = cursor->skip,
+    };
+    kq_reading_give(handle, cursor, damage, r == 0 ? &on : failed ? &nowhere : &on_before);
     if (r == KQ_END)
         r = -EIO;
     if (r == 0)
@@ -138,10 +159,12 @@ static int read_positions(struct kq_handle *handle, int64_t position, size_t siz
     struct kq_reading *reading = &handle->reading;
     struct kq_log_text_bounds bounds;
     bool is_log = handle->view == KQ_VIEW_LOG;
-    int64_t text = reading->base + position;
+    int64_t text = reading->base.text + position;
     int r = kq_text_bounds(handle->part->partition, may_block, &bounds);
     if (r != 0)
         return r;
+    if (kq_unlikely(bounds.layout > 0))
+        return kq_read_cleaned(handle, &bounds, position, size, may_block, ret_length);
     if (is_log) {
         size = kq_log_run_limit(position, size);
         pthread_mutex_lock(&reading->lock);
@@ -152,10 +175,15 @@ static int read_positions(struct kq_handle *handle, int64_t position, size_t siz
     }
     if (r < 0)
         return r;
-    int64_t left = kq_min64(bounds.end, reading->end) - text;
+    int64_t left = kq_min64(bounds.end - text, reading->length - position);
     *ret_length = 0;
     if (left > 0)
-        r = read_text(handle, text, (size_t)kq_min64(left, (int64_t)size), may_block, ret_length);
+        r = read_text(handle, text, position, (size_t)kq_min64(left, (int64_t)size), may_block,
+                      ret_length);
+    if (r == KQ_HOLE) {
+        r = kq_text_bounds(handle->part->partition, may_block, &bounds);
+        return r != 0 ? r : kq_read_cleaned(handle, &bounds, position, size, may_block, ret_length);
+    }
     if (r == 0 && is_log) {
         pthread_mutex_lock(&reading->lock);
         if (reading->run.next == position)
@@ -171,9 +199,10 @@ static int read_value(struct kq_handle *handle, int64_t position, size_t size, b
                       size_t *ret_length)
 {
     struct kq_record_head head;
+    struct kq_reading_on on_before;
     int64_t damage;
     struct kq_scratch *scratch = kq_scratch();
-    struct kq_cursor *cursor = take_cursor(handle, &damage);
+    struct kq_cursor *cursor = kq_reading_take(handle, &damage, &on_before);
     int r = scratch && cursor ? 0 : -ENOMEM;
     struct kq_lens lens = {
         .buf = scratch ? &scratch->window : NULL, .fd = -1, .piece = 64, .may_block = may_block};
@@ -193,7 +222,7 @@ static int read_value(struct kq_handle *handle, int64_t position, size_t size, b
     if (r == -EBADMSG)
         kq_report_damage(cursor);
     if (r == 0)
-        give_cursor(handle, cursor, damage);
+        kq_reading_give(handle, cursor, damage, &nowhere);
     else
         free_cursor(cursor);
     if (r == 0)

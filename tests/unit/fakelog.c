@@ -416,3 +416,27 @@ int kq_next_range(struct kq_partition *partition, int64_t from, bool may_block,
 void kq_fspart_settle(struct kq_fs *fs, struct kq_fspart *part)
 {
 }
+
+/* --- There are no holes --- */
+
+int kq_text_of_offset(struct kq_partition *partition, int64_t offset, bool may_block, int64_t *ret)
+{
+    return -ENOSYS;
+}
+
+int kq_text_next(struct kq_partition *partition, int64_t text, bool may_block, int64_t *ret)
+{
+    return -ENOSYS;
+}
+
+int kq_text_pack(struct kq_partition *partition, int64_t text, bool may_block, int64_t *ret_packed,
+                 uint64_t *ret_layout)
+{
+    return -ENOSYS;
+}
+
+int kq_text_unpack(struct kq_partition *partition, int64_t packed, uint64_t layout, bool may_block,
+                   int64_t *ret_text)
+{
+    return -ENOSYS;
+}

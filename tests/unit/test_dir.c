@@ -35,7 +35,7 @@ static struct listing open_listing(struct tree *tree, enum kq_view view, int32_t
     if (partition >= 0)
         assert_int_equal(kq_partition_get(tree->topic, partition, &p), 0);
     assert_int_equal(kq_node_remember(tree->fs.nodes, view, row->per_topic ? tree->topic : NULL, p,
-                                      0, &listing.number),
+                                      0, 0, &listing.number),
                      0);
     assert_int_equal(kq_node_resolve(tree->fs.nodes, listing.number, &listing.node), 0);
     assert_int_equal(kq_dir_new(&listing.node, &listing.dir), 0);

@@ -101,7 +101,7 @@ static uint64_t remember(struct tree *tree, enum kq_view view, int partition, in
 {
     uint64_t number = 0;
     struct kq_partition *p = partition < 0 ? NULL : &tree->partitions[partition];
-    assert_int_equal(kq_node_remember(tree->nodes, view, &tree->topic, p, offset, &number), 0);
+    assert_int_equal(kq_node_remember(tree->nodes, view, &tree->topic, p, offset, 0, &number), 0);
     return number;
 }
 
@@ -127,12 +127,12 @@ static void the_root_is_number_one_and_never_forgotten(void **state)
     struct tree *tree = *state;
     struct kq_node node;
     uint64_t number = 0;
-    assert_int_equal(kq_node_remember(tree->nodes, KQ_VIEW_ROOT, NULL, NULL, 0, &number), 0);
+    assert_int_equal(kq_node_remember(tree->nodes, KQ_VIEW_ROOT, NULL, NULL, 0, 0, &number), 0);
     assert_int_equal(number, 1);
     kq_node_forget(tree->nodes, 1, 1000);
     assert_int_equal(kq_node_resolve(tree->nodes, 1, &node), 0);
     assert_int_equal(node.view, KQ_VIEW_ROOT);
-    assert_int_equal(kq_node_remember(tree->nodes, KQ_VIEW_METRICS, NULL, NULL, 0, &number), 0);
+    assert_int_equal(kq_node_remember(tree->nodes, KQ_VIEW_METRICS, NULL, NULL, 0, 0, &number), 0);
     assert_true(number != 1);
     assert_int_equal(kq_node_resolve(tree->nodes, number, &node), 0);
     assert_int_equal(node.view, KQ_VIEW_METRICS);
@@ -249,7 +249,8 @@ static void many_partitions_are_told_apart(void **state)
     for (int32_t i = 0; i < MANY; i++) {
         many[i] = (struct kq_partition){.topic = &tree->topic, .number = i};
         assert_int_equal(
-            kq_node_remember(tree->nodes, KQ_VIEW_TEXT, &tree->topic, &many[i], i, &numbers[i]), 0);
+            kq_node_remember(tree->nodes, KQ_VIEW_TEXT, &tree->topic, &many[i], i, 0, &numbers[i]),
+            0);
     }
     for (int32_t i = 0; i < MANY; i++) {
         struct kq_node node;
@@ -270,7 +271,7 @@ static void without_memory_nothing_is_remembered_and_nothing_leaks(void **state)
     for (long nth = 1;; nth++) {
         kq_fault_arm(KQ_FAULT_MEMORY, nth, ENOMEM, false);
         int r = kq_node_remember(tree->nodes, KQ_VIEW_TEXT, &tree->topic, &tree->partitions[0], 0,
-                                 &number);
+                                 0, &number);
         if (!kq_fault_disarm())
             break;
         assert_int_equal(r, -ENOMEM);
@@ -352,11 +353,36 @@ static void threads_that_look_and_forget_keep_every_count(void **state)
         assert_int_equal(tree->partitions[i].references, 0);
 }
 
+static void every_layout_of_the_text_has_nodes_of_its_own(void **state)
+{
+    struct tree *tree = *state;
+    static const int64_t offsets[] = {0, 1, (INT64_C(1) << 38) + 5, INT64_MAX};
+    static const uint64_t layouts[] = {0, 1, 2, (UINT64_C(1) << 38) - 1};
+    uint64_t numbers[4][4];
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 4; j++) {
+            struct kq_node node;
+            assert_int_equal(kq_node_remember(tree->nodes, KQ_VIEW_TEXT, &tree->topic,
+                                              &tree->partitions[0], offsets[i], layouts[j],
+                                              &numbers[i][j]),
+                             0);
+            assert_int_equal(kq_node_resolve(tree->nodes, numbers[i][j], &node), 0);
+            assert_int_equal(node.offset, offsets[i]);
+            assert_int_equal(node.layout, layouts[j]);
+            assert_int_equal(kq_node_inode(&node), kq_inode(KQ_VIEW_TEXT, &tree->topic, 0, 0));
+        }
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            kq_node_forget(tree->nodes, numbers[i][j], 1);
+}
+
 #define NODE_TEST(name) cmocka_unit_test_setup_teardown(name, make_tree, free_tree)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        NODE_TEST(every_layout_of_the_text_has_nodes_of_its_own),
         NODE_TEST(a_number_leads_back_to_what_it_was_made_of),
         NODE_TEST(the_root_is_number_one_and_never_forgotten),
         NODE_TEST(numbers_that_were_never_handed_out_are_stale),

@@ -87,7 +87,7 @@ static void a_read_gives_all_it_asks_for_unless_the_text_ends(void **state)
 
 static void positions_count_from_the_text_where_the_file_begins(void **state)
 {
-    handle.reading.base = 50 * LINE;
+    handle.reading.base.text = 50 * LINE;
     expect_bytes(0, 100, 50 * LINE, 100);
     append_lines(LINES, LINES + 5);
     expect_bytes((LINES - 50) * LINE, 1000, LINES * LINE, 5 * LINE);
@@ -96,8 +96,8 @@ static void positions_count_from_the_text_where_the_file_begins(void **state)
 static void a_sealed_file_ends_where_it_was_sealed(void **state)
 {
     open_view(KQ_VIEW_SEGMENT);
-    handle.reading.base = 10 * LINE;
-    handle.reading.end = 20 * LINE;
+    handle.reading.base.text = 10 * LINE;
+    handle.reading.length = 10 * LINE;
     expect_bytes(3, 1000, 10 * LINE + 3, 10 * LINE - 3);
     expect_bytes(10 * LINE, 1000, 0, 0);
 }
