@@ -345,7 +345,6 @@ static void a_bomb_is_refused(void **state)
     set(stage, "compression.type", "zstd");
     make(stage, 2, 500000, kq_clock_wall_ms());
     assert_int_equal(produce(stage), 0);
-    kq_autobuf struct kq_buf plain = {0};
     make(stage, 20, 500000, kq_clock_wall_ms());
     struct kq_batch_header header;
     assert_int_equal(kq_batch_header_read(stage->bytes.data, stage->bytes.length, &header), 0);
