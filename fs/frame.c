@@ -63,6 +63,8 @@ static int add_record(const struct kq_frame_request *request, const struct kq_re
     int32_t partition = -1;
     if (message_size(record) > request->max_message_bytes)
         return -EMSGSIZE;
+    if (request->needs_key && record->key_length < 0)
+        return -EINVAL;
     if (record->key_length >= 0 && request->partitions > 0)
         partition =
             kq_partition_of_key(record->key, (size_t)record->key_length, request->partitions);
@@ -199,7 +201,8 @@ static int add_lines(const struct kq_frame_request *request, struct mark mark, c
 {
     if (from == end)
         return 0;
-    if (mark.length == 1 && !request->json && !request->rendering->separator_length) {
+    if (mark.length == 1 && !request->json && !request->rendering->separator_length &&
+        !request->needs_key) {
         struct kq_frame_batch *batch;
         int64_t longest = longest_value(request->max_message_bytes);
         int r = longest < 0 ? -EMSGSIZE : kq_frame_output_batch(output, request, -1, &batch);

@@ -52,6 +52,7 @@ struct kq_frame_request {
     int16_t attributes;        /* 0 or KQ_ATTRIBUTE_LOG_APPEND_TIME */
     bool json;                 /* the file is a .jsonl */
     bool may_be_fragment;      /* of one write(2): framing=write refuses it */
+    bool needs_key;            /* cleanup.policy has compact: a message without key is refused */
     /* The topic's partitions: messages with a key go by its hash, each partition into a batch of
      * its own. 0: all messages go into one batch, whatever their key. */
     int32_t partitions;
@@ -88,7 +89,7 @@ struct kq_frame_result {
  * 0;
  * -EMSGSIZE  a message is above request.max_message_bytes, or framing=write got what may be a
  *            fragment;
- * -EINVAL    malformed JSON line;
+ * -EINVAL    malformed JSON line; a message without the key that it needs;
  * -ENOMEM.
  * After an error OUTPUT is empty, and the request and the half line are dropped as said above;
  * RET is filled all the same, so that the caller can give back what it reserved. */

@@ -238,6 +238,7 @@ static void describe(struct kq_producer *producer, const struct kq_topic_config 
         .timestamp_ms = kq_clock_wall_ms(),
         .attributes = config->log_append_time ? KQ_ATTRIBUTE_LOG_APPEND_TIME : 0,
         .json = producer->handle->row->format == KQ_FORMAT_JSONL,
+        .needs_key = config->compact,
         .partitions = partitions > 1 ? partitions : 0,
     };
 }

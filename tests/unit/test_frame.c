@@ -402,6 +402,24 @@ static void json_lines_become_messages_all_or_none(void **state)
     file_free(&file);
 }
 
+static void where_a_key_is_needed_a_message_without_one_is_refused(void **state)
+{
+    struct file file;
+    file_open(&file, KQ_FRAMING_LINE, "\n", "");
+    file.request.needs_key = true;
+    assert_int_equal(file_puts(&file, "a\nb\n"), -EINVAL);
+    file_free(&file);
+    file_open(&file, KQ_FRAMING_LINE, "\n", ":");
+    file.request.needs_key = true;
+    assert_int_equal(file_puts(&file, "k:v\nno key\n"), -EINVAL);
+    assert_int_equal(file.batches, 0);
+    assert_int_equal(file_puts(&file, "k:v\n:empty\nk:\n"), 0);
+    assert_string_equal(file_messages(&file), "k|v;|empty;k|;");
+    assert_int_equal(file_puts(&file, "half"), 0);
+    assert_int_equal(file_close(&file), -EINVAL);
+    file_free(&file);
+}
+
 static void log_append_time_overrides_what_json_says(void **state)
 {
     struct file file;
@@ -552,6 +570,7 @@ int main(void)
         cmocka_unit_test(a_changed_delimiter_is_looked_for_in_what_waits),
         cmocka_unit_test(messages_with_keys_go_to_their_partitions),
         cmocka_unit_test(json_lines_become_messages_all_or_none),
+        cmocka_unit_test(where_a_key_is_needed_a_message_without_one_is_refused),
         cmocka_unit_test(log_append_time_overrides_what_json_says),
         cmocka_unit_test(text_reads_back_however_it_was_cut),
         cmocka_unit_test(what_is_reserved_covers_the_batch_of_what_waits),
