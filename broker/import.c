@@ -108,30 +108,15 @@ static int take_all_back(struct kq_importing *importing)
     return r < 0 ? r : kq_scan_directory(importing->broker->dirfd, NULL, &importing->scan);
 }
 
-static bool has_directory(const struct kq_scan *scan, const char *topic)
-{
-    size_t low = 0, high = scan->directory_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = strcmp(scan->directories[middle].topic, topic);
-        if (order == 0)
-            return true;
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return false;
-}
-
 /* A topic that Kafka deleted has left nothing but our file. */
 static int forget_deleted(const struct kq_importing *importing)
 {
     const struct kq_scan *scan = &importing->scan;
     char file[NAME_MAX + 1];
+    size_t count;
     int r = 0;
     for (size_t i = 0; i < scan->topic_count && r == 0; i++) {
-        if (has_directory(scan, scan->topics[i]) ||
+        if (kq_scan_find(scan, scan->topics[i], &count) ||
             kq_image_find(importing->image, scan->topics[i]))
             continue;
         snprintf(file, sizeof(file), "%s" KQ_STORE_SUFFIX, scan->topics[i]);

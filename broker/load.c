@@ -31,33 +31,12 @@ static int fail(struct kq_broker *broker, const char *what, const char *name, in
 
 /* --- Directories --- */
 
-/* The part of the sorted directories that is TOPIC's. */
-static struct kq_found_directory *directories_of(const struct loading *loading, const char *topic,
-                                                 size_t *ret_count)
-{
-    const struct kq_scan *scan = &loading->scan;
-    size_t low = 0, high = scan->directory_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (strcmp(scan->directories[middle].topic, topic) < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    size_t count = 0;
-    while (low + count < scan->directory_count &&
-           strcmp(scan->directories[low + count].topic, topic) == 0)
-        count++;
-    *ret_count = count;
-    return count ? &scan->directories[low] : NULL;
-}
-
 /* One behind the highest directory of TOPIC that holds messages; those behind it go. */
 static int count_kept(struct loading *loading, const char *topic, int32_t known, int32_t *ret)
 {
     struct kq_broker *broker = loading->broker;
     size_t count;
-    const struct kq_found_directory *found = directories_of(loading, topic, &count);
+    const struct kq_found_directory *found = kq_scan_find(&loading->scan, topic, &count);
     char name[KQ_DIRECTORY_BYTES];
     while (count > 0 && found[count - 1].number >= known) {
         kq_partition_directory(topic, found[count - 1].number, name);
@@ -80,7 +59,7 @@ static int count_kept(struct loading *loading, const char *topic, int32_t known,
 static bool was_found(const struct loading *loading, const char *topic, int32_t number)
 {
     size_t count, low = 0;
-    const struct kq_found_directory *found = directories_of(loading, topic, &count);
+    const struct kq_found_directory *found = kq_scan_find(&loading->scan, topic, &count);
     while (low < count) {
         size_t middle = (low + count) / 2;
         if (found[middle].number == number)
@@ -199,7 +178,7 @@ static int make_topic(struct loading *loading, const char *name, struct kq_topic
 static int find_id(struct loading *loading, const char *topic, uint8_t ret[KQ_UUID_BYTES])
 {
     size_t count;
-    const struct kq_found_directory *found = directories_of(loading, topic, &count);
+    const struct kq_found_directory *found = kq_scan_find(&loading->scan, topic, &count);
     char name[KQ_DIRECTORY_BYTES];
     for (size_t i = 0; i < count; i++) {
         kq_partition_directory(topic, found[i].number, name);
@@ -238,7 +217,7 @@ static int load_record(struct loading *loading, const char *topic, struct kq_top
 {
     struct kq_broker *broker = loading->broker;
     size_t found;
-    const struct kq_found_directory *directories = directories_of(loading, topic, &found);
+    const struct kq_found_directory *directories = kq_scan_find(&loading->scan, topic, &found);
     int32_t count = record->partition_count;
     if (record->deleting) {
         if (found)

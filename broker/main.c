@@ -19,6 +19,7 @@
 #include "broker/broker.h"
 #include "broker/config.h"
 #include "broker/daemon.h"
+#include "broker/exportrun.h"
 #include "broker/options.h"
 #include "broker/paths.h"
 #include "fs/fs.h"
@@ -320,11 +321,54 @@ static int start(struct kq_config *config)
     return code;
 }
 
+static void stop_exporting(void)
+{
+}
+
+static int open_and_export(const struct kq_export_command *command)
+{
+    struct kq_auth *auth;
+    struct kq_broker *broker;
+    if (kq_auth_new(&auth) < 0) {
+        kq_diag(LOG_ERR, "out of memory");
+        return KQ_EXIT_FAILURE;
+    }
+    int r = open_broker(command->config, auth, &broker);
+    kq_signals_quiet();
+    int code = r < 0 ? broker_exit(r) : kq_export_run(broker, command);
+    if (r == 0)
+        kq_broker_close(broker);
+    kq_auth_free(auth);
+    return code;
+}
+
+static int export(int argc, char **argv)
+{
+    struct kq_export_command command = {0};
+    int code = KQ_EXIT_OK;
+    int r = kq_export_parse(argc, argv, &command);
+    if (r < 0)
+        code = r == -ENOMEM ? KQ_EXIT_FAILURE : KQ_EXIT_USAGE;
+    else if (command.act == KQ_EXPORT_HELP)
+        kq_export_print_help(stdout);
+    else if (kq_signals_start(stop_exporting, "recovering the log") < 0)
+        code = KQ_EXIT_FAILURE;
+    else {
+        umask(077);
+        code = open_and_export(&command);
+        kq_signals_end();
+    }
+    kq_export_command_release(&command);
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     enum kq_act act;
     struct kq_config *config;
     raise_file_limit();
+    if (kq_export_is_asked(argc, argv))
+        return export(argc - 1, argv + 1);
     int r = kq_options_parse(argc, argv, &act, &config);
     if (r)
         return r == -ENOMEM ? KQ_EXIT_FAILURE : KQ_EXIT_USAGE;

@@ -153,7 +153,7 @@ static int take_arguments(struct parse *parse, int count, char **arguments)
     return count ? set(parse, "mountpoint", arguments[count - 1]) : 0;
 }
 
-static int read_config_file(struct kq_config *config)
+int kq_options_read_file(struct kq_config *config)
 {
     if (config->file) {
         int r = kq_config_read_file(config, config->file);
@@ -199,7 +199,7 @@ static int parse_all(struct parse *parse, int argc, char **argv)
         return r;
     r = take_arguments(parse, argc - optind, argv + optind);
     if (r == 0)
-        r = read_config_file(parse->config);
+        r = kq_options_read_file(parse->config);
     if (r == 0)
         r = check_complete(parse->config);
     return r;
@@ -247,6 +247,7 @@ void kq_options_print_help(FILE *to)
         return;
     fputs("Usage: kqfs [options] MOUNTPOINT\n"
           "       kqfs SOURCE MOUNTPOINT [-o OPTIONS]     (SOURCE: a data directory)\n"
+          "       kqfs export [options] TARGET_LOG_DIR    (see kqfs export --help)\n"
           "Mounts a message log: topics are directories, `cat >>` produces, `tail -f`\n"
           "consumes, permissions grant access, and every message is durable.\n\n"
           "  -h, --help                this text\n"

@@ -19,6 +19,7 @@ enum kq_exit {
     KQ_EXIT_CONNECTION = 6, /* the connection to the kernel broke while serving */
     KQ_EXIT_INTERRUPTED = 7, /* asked to stop before it was ready */
     KQ_EXIT_LISTEN = 8,      /* no listening at an address */
+    KQ_EXIT_EXPORT = 9,      /* not everything was exported */
 };
 
 enum kq_act {
@@ -33,6 +34,10 @@ enum kq_act {
  * its helpers. 0 with what to do and, for KQ_ACT_SERVE, the configuration (mountpoint set, or
  * no_mount; the caller frees it); -EINVAL: one line was reported; -ENOMEM. */
 int kq_options_parse(int argc, char **argv, enum kq_act *ret_act, struct kq_config **ret);
+
+/* The configuration file: what CONFIG names, else KQ_DEFAULT_CONFIG_FILE where there is one. 0;
+ * -EINVAL, -errno (reported); -ENOMEM. */
+int kq_options_read_file(struct kq_config *config);
 
 /* --help: fits a screen of 24 lines of 80. */
 void kq_options_print_help(FILE *to);

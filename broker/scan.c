@@ -155,10 +155,9 @@ static int open_list(int dirfd, const char *name, DIR **ret)
     if (fd < 0)
         return fd;
     DIR *list = fdopendir(fd);
-    if (!list) {
-        int error = errno;
+    if (!list) { /* of a directory that is open it lacks memory */
         close(fd);
-        return -error;
+        return -ENOMEM;
     }
     *ret = list;
     return 0;
@@ -169,7 +168,7 @@ int kq_scan_directory(int dirfd, const char *path, struct kq_scan *ret)
     DIR *list = NULL;
     const struct dirent *entry;
     int r = open_list(dirfd, ".", &list);
-    if (r < 0)
+    if (r != 0)
         return r;
     while (r == 0 && (errno = 0, entry = readdir(list)))
         r = take(dirfd, path, entry, ret);
@@ -182,6 +181,25 @@ int kq_scan_directory(int dirfd, const char *path, struct kq_scan *ret)
     if (ret->topic_count)
         qsort(ret->topics, ret->topic_count, sizeof(char *), by_name);
     return r;
+}
+
+const struct kq_found_directory *kq_scan_find(const struct kq_scan *scan, const char *topic,
+                                              size_t *ret_count)
+{
+    size_t low = 0, high = scan->directory_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (strcmp(scan->directories[middle].topic, topic) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    size_t count = 0;
+    while (low + count < scan->directory_count &&
+           strcmp(scan->directories[low + count].topic, topic) == 0)
+        count++;
+    *ret_count = count;
+    return count ? &scan->directories[low] : NULL;
 }
 
 static void free_list(char **list, size_t count)
@@ -221,7 +239,7 @@ int kq_scan_holds_messages(int directory, const char *name)
     const struct dirent *entry;
     bool found = false;
     int r = open_list(directory, name, &list);
-    if (r < 0)
+    if (r != 0)
         return r;
     while (!found && (errno = 0, entry = readdir(list)))
         found = is_trace(dirfd(list), entry->d_name);

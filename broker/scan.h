@@ -30,6 +30,10 @@ struct kq_scan {
 int kq_scan_directory(int dirfd, const char *path, struct kq_scan *ret);
 void kq_scan_release(struct kq_scan *scan);
 
+/* The directories of TOPIC, ascending; NULL and 0 where there is none. O(log n). */
+const struct kq_found_directory *kq_scan_find(const struct kq_scan *scan, const char *topic,
+                                              size_t *ret_count);
+
 /* `<topic>-<n>`: cuts NAME at the '-' and returns the number, -1 if it is no such name. */
 int32_t kq_scan_split(char *name);
 
