@@ -15,6 +15,7 @@
 #include "net/message/metadata.h"
 #include "net/topics.h"
 
+#define MANY_TOPICS 250   /* which take about as long as a thread takes to wake up */
 #define FIRST_WITH_IDS 12 /* requests; responses carry them from 10 on */
 
 /* A topic that was asked for. */
@@ -30,7 +31,7 @@ struct work {
     int32_t count;
     int32_t node;
     bool is_all;
-    bool is_heavy; /* looks at all topics, or at all partitions of some */
+    bool is_heavy; /* looks at many topics, or at all partitions of some */
 };
 
 static struct kq_metadata_request *asked(const struct kq_request *request)
@@ -288,7 +289,8 @@ enum kq_handled kq_api_metadata(struct kq_request *request)
     request->state = work;
     work->node = kq_broker_node_id(request->broker);
     work->is_all = body->topics_count < 0 || (request->version == 0 && body->topics_count == 0);
-    work->is_heavy = work->is_all || body->include_cluster_authorized_operations ||
+    work->is_heavy = work->is_all || body->topics_count > MANY_TOPICS ||
+                     body->include_cluster_authorized_operations ||
                      body->include_topic_authorized_operations;
     return work->is_heavy ? kq_request_offload(request, answer_slowly) : look_up_all(request);
 }
