@@ -262,6 +262,35 @@ def test_a_record_that_is_to_blame_is_named():
         refused(answer, "INVALID_RECORD")
         equal([e["batch_index"] for e in answer["record_errors"]], [1])
         check(answer["record_errors"][0]["batch_index_error_message"])
+
+
+def test_all_records_that_are_to_blame_are_named():
+    topic = broker.topic("all-named", cleanup_policy="compact")
+    with broker.client() as client:
+        for codec in 0, 1:
+            some = [Record(b"%d" % i, None if i % 10 == 0 else b"k") for i in range(100)]
+            answer = produce(client, "all-named", batch(some, codec=codec))
+            refused(answer, "INVALID_RECORD")
+            equal([e["batch_index"] for e in answer["record_errors"]], list(range(0, 100, 10)))
+            check("key" in answer["error_message"])
+        setfattr(topic, "message.timestamp.after.max.ms", 1000)
+        late = NOW + 3600000
+        some = [Record(b"", b"k", timestamp=NOW if i % 2 else late) for i in range(10)]
+        answer = produce(client, "all-named", batch(some))
+        refused(answer, "INVALID_TIMESTAMP")
+        equal([e["batch_index"] for e in answer["record_errors"]], list(range(0, 10, 2)))
+        some[1].key = None
+        answer = produce(client, "all-named", batch(some))
+        refused(answer, "INVALID_RECORD")
+        equal([("timestamp" in e["batch_index_error_message"], e["batch_index"])
+               for e in answer["record_errors"]],
+              [(True, 0), (False, 1)] + [(True, i) for i in range(2, 10, 2)])
+        answer = produce(client, "all-named", batch([Record()] * 10001))
+        refused(answer, "INVALID_RECORD")
+        equal(len(answer["record_errors"]), 10000)
+        answer = produce(client, "all-named", batch([Record()] * 3, count=4, last_delta=3))
+        refused(answer, "INVALID_RECORD")
+        equal(answer["record_errors"], [])
         refused(produce(client, "named", batch([Record(b"1", b"k")])), "NONE")
 
 
@@ -300,8 +329,13 @@ def test_unknown_topics_are_not_made_by_producing():
 
 
 def test_nobody_produces_to_what_the_broker_writes():
-    os.makedirs(broker.path("__consumer_offsets"), exist_ok=True)
+    broker.topic("written")
     with broker.client() as client:
+        client.ask("FindCoordinator", 0, key="g")
+        refused(client.ask("OffsetCommit", 2, group_id="g", generation_id_or_member_epoch=-1, topics=[
+            dict(name="written", partitions=[dict(partition_index=0, committed_offset=0)])])
+                ["topics"][0]["partitions"][0], "NONE")
+        check(metadata(client, "__consumer_offsets")["is_internal"])
         refused(produce(client, "__consumer_offsets", one()), "INVALID_TOPIC_EXCEPTION")
 
 
