@@ -47,6 +47,7 @@ static int check(struct production *production)
         .append_time = config->log_append_time,
         .needs_keys = config->compact,
         .zstd = produce->flags & KQ_PRODUCE_ZSTD,
+        .blamed = produce->blamed,
     };
     if (!production->may_block && is_long(production))
         return KQ_WOULD_BLOCK;

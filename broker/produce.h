@@ -31,9 +31,19 @@ struct kq_produce {
     /* Room to decompress and recompress in, of this thread, emptied first. It may grow; it is given
      * back with no more than KQ_PRODUCE_KEEP bytes. */
     struct kq_buf *scratch;
+    /* Gets a struct kq_blamed for each record whose key or timestamp is refused, in order, the
+     * first KQ_BLAMED_MAX of them; emptied first. NULL: only the first counts. */
+    struct kq_buf *blamed;
 };
 
 #define KQ_PRODUCE_KEEP (1024 * 1024)
+
+/* KIP-467: the client is told of each, and may send the others again. */
+struct kq_blamed {
+    int32_t index;
+    const char *reason; /* static */
+};
+#define KQ_BLAMED_MAX 10000
 
 struct kq_produced {
     int64_t base_offset;      /* of the batch; of the earlier one where it is a DUPLICATE */
@@ -41,7 +51,7 @@ struct kq_produced {
     int64_t log_append_time;  /* ms; -1 unless message.timestamp.type is LogAppendTime */
     int64_t log_start_offset; /* of the partition; set with every condition, too */
     bool duplicate;           /* it was appended before, nothing was done now */
-    int32_t record_index;     /* of the record that is to blame, -1: the batch as a whole */
+    int32_t record_index;     /* of the first record to blame, -1: the batch as a whole */
     const char *reason;       /* in words, for error_message; static; NULL where it was taken */
 };
 

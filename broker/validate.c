@@ -3,6 +3,7 @@
 #include "broker/base/crc32c.h"
 #include "broker/base/endian.h"
 #include "broker/codec.h"
+#include "broker/produce.h"
 
 enum {
     AT_LENGTH = 8,
@@ -28,7 +29,27 @@ struct records {
     struct kq_batch_verdict *verdict;
     int64_t oldest, newest; /* timestamps that are taken */
     int32_t seen;
+    int blamed_for; /* the condition; 0: none is to blame yet */
+    struct kq_blamed first;
 };
+
+/* One record will not do; those behind it are looked at, too, where somebody wants to know. */
+static int blame(struct records *records, int condition, const char *reason)
+{
+    struct kq_buf *blamed = records->rules->blamed;
+    const struct kq_blamed one = {records->seen, reason};
+    if (!blamed)
+        return refuse(records->verdict, condition, reason);
+    if (!records->blamed_for)
+        records->first = one;
+    if (!records->blamed_for || records->blamed_for == condition)
+        records->blamed_for = condition;
+    else
+        records->blamed_for = KQ_INVALID_RECORD;
+    records->seen++;
+    return blamed->length < KQ_BLAMED_MAX * sizeof(one) ? kq_buf_append(blamed, &one, sizeof(one))
+                                                        : 0;
+}
 
 static int check_headers(const struct kq_record *record)
 {
@@ -52,12 +73,12 @@ static int check_record(struct records *records, const struct kq_record *record)
     if (record->header_count > 0 && check_headers(record) < 0)
         return refuse(verdict, KQ_INVALID_RECORD, "the headers are malformed");
     if (records->rules->needs_keys && !record->key)
-        return refuse(verdict, KQ_INVALID_RECORD, "a message of a compacted topic needs a key");
+        return blame(records, KQ_INVALID_RECORD, "a message of a compacted topic needs a key");
     if (record->timestamp != NO_TIMESTAMP &&
         (record->timestamp < records->oldest || record->timestamp > records->newest))
-        return refuse(verdict, KQ_INVALID_TIMESTAMP,
-                      "the timestamp is outside message.timestamp.before.max.ms and "
-                      "message.timestamp.after.max.ms");
+        return blame(records, KQ_INVALID_TIMESTAMP,
+                     "the timestamp is outside message.timestamp.before.max.ms and "
+                     "message.timestamp.after.max.ms");
     verdict->max_timestamp = kq_max64(verdict->max_timestamp, record->timestamp);
     records->seen++;
     return 0;
@@ -152,6 +173,10 @@ static int check_records(const uint8_t *bytes, const struct kq_batch_rules *rule
         return refuse(verdict, KQ_INVALID_RECORD, "the last record is cut off");
     if (records.seen != verdict->header.record_count)
         return refuse(verdict, KQ_INVALID_RECORD, "there are fewer records than the batch says");
+    if (records.blamed_for) {
+        verdict->record_index = records.first.index;
+        return refuse(verdict, records.blamed_for, records.first.reason);
+    }
     return 0;
 }
 
@@ -214,6 +239,8 @@ int kq_batch_validate(const uint8_t *bytes, size_t length, const struct kq_batch
 {
     ret->record_index = -1;
     ret->reason = NULL;
+    if (rules->blamed)
+        rules->blamed->length = 0;
     int r = check_length(bytes, length, rules, ret);
     if (r != 0)
         return r;

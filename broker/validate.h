@@ -20,12 +20,14 @@ struct kq_batch_rules {
     bool append_time;      /* message.timestamp.type is LogAppendTime */
     bool needs_keys;       /* cleanup.policy has `compact` */
     bool zstd;             /* the client may send it */
+    /* As kq_produce's of this name; NULL: the first record to blame ends the check. */
+    struct kq_buf *blamed;
 };
 
 struct kq_batch_verdict {
     struct kq_batch_header header;
     int64_t max_timestamp; /* of the records */
-    int32_t record_index;  /* the record to blame, -1: the batch */
+    int32_t record_index;  /* the first record to blame, -1: the batch */
     const char *reason;    /* static; NULL where it passed */
 };
 

@@ -77,18 +77,25 @@ static enum kq_handled conclude(struct kq_request *request)
 }
 
 static int explain(struct kq_request *request, struct part *part,
-                   const struct kq_produced *produced)
+                   const struct kq_produced *produced, const struct kq_buf *blamed)
 {
     answered_partition *answer = part->answer;
+    const struct kq_blamed only = {produced->record_index, produced->reason};
+    const struct kq_blamed *all = &only;
+    size_t count = produced->record_index < 0 ? 0 : 1;
     answer->error_message = kq_str_of(produced->reason);
-    if (produced->record_index < 0)
-        return 0;
-    answer->record_errors = kq_produce_response_record_error_array(&request->arena, 1);
+    if (blamed->length) {
+        all = (const struct kq_blamed *)(const void *)blamed->data;
+        count = blamed->length / sizeof(*all);
+    }
+    answer->record_errors = kq_produce_response_record_error_array(&request->arena, count);
     if (!answer->record_errors)
         return -ENOMEM;
-    answer->record_errors_count = 1;
-    answer->record_errors[0].batch_index = produced->record_index;
-    answer->record_errors[0].batch_index_error_message = answer->error_message;
+    answer->record_errors_count = (int32_t)count;
+    for (size_t i = 0; i < count; i++) {
+        answer->record_errors[i].batch_index = all[i].index;
+        answer->record_errors[i].batch_index_error_message = kq_str_of(all[i].reason);
+    }
     return 0;
 }
 
@@ -100,7 +107,7 @@ static void note_sync(struct kq_request *request, struct part *part)
 }
 
 static int take_result(struct kq_request *request, struct part *part, int r,
-                       const struct kq_produced *produced)
+                       const struct kq_produced *produced, const struct kq_buf *blamed)
 {
     part->answer->log_start_offset = produced->log_start_offset;
     if (r == 0 || r == KQ_MUST_SYNC) {
@@ -111,7 +118,7 @@ static int take_result(struct kq_request *request, struct part *part, int r,
         return 0;
     }
     refuse(part, r == -ESTALE ? kq_topics_gone(part->ref) : kq_error_from(r));
-    return r > 0 ? explain(request, part, produced) : 0;
+    return r > 0 ? explain(request, part, produced, blamed) : 0;
 }
 
 /* --- Appending --- */
@@ -133,12 +140,14 @@ static bool is_slow_now(void)
 static int append(struct kq_request *request, struct part *part, unsigned flags)
 {
     static uint8_t nothing[1];
+    kq_autobuf struct kq_buf blamed = {0};
     const struct kq_wire_records *records = &part->asked->records;
     struct kq_produce produce = {
         .bytes = records->length > 0 ? (uint8_t *)records->data : nothing,
         .length = records->length > 0 ? (size_t)records->length : 0,
         .flags = flags | (request->version >= FIRST_WITH_ZSTD ? KQ_PRODUCE_ZSTD : 0),
         .scratch = kq_net_scratch(),
+        .blamed = &blamed,
     };
     struct kq_produced produced = {.log_start_offset = -1, .record_index = -1};
     if (!produce.scratch)
@@ -148,7 +157,7 @@ static int append(struct kq_request *request, struct part *part, unsigned flags)
     if (r == KQ_WOULD_BLOCK)
         return r;
     note_duration(before_ns);
-    return take_result(request, part, r, &produced);
+    return take_result(request, part, r, &produced, &blamed);
 }
 
 /* From work->next on. 0; KQ_WOULD_BLOCK; -ENOMEM: what was appended is not acknowledged. */
