@@ -400,6 +400,11 @@ bool kq_topic_name_valid(const char *name)
     return true;
 }
 
+bool kq_topic_is_internal(const char *name)
+{
+    return false;
+}
+
 int kq_partition_access(struct kq_partition *partition, const struct kq_caller *caller,
                         unsigned rights, struct kq_access *ret)
 {

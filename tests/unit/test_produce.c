@@ -45,6 +45,11 @@ bool kq_topic_name_valid(const char *name)
     return true;
 }
 
+bool kq_topic_is_internal(const char *name)
+{
+    return false;
+}
+
 int kq_partition_get(struct kq_topic *unused, int32_t number, struct kq_partition **ret)
 {
     *ret = &topic.partitions[number];
