@@ -405,6 +405,18 @@ bool kq_topic_is_internal(const char *name)
     return false;
 }
 
+struct kq_group_file;
+void kq_group_file_free(struct kq_group_file *file);
+
+void kq_group_file_free(struct kq_group_file *file)
+{
+}
+
+bool kq_topic_is_internal(const char *name)
+{
+    return false;
+}
+
 int kq_partition_access(struct kq_partition *partition, const struct kq_caller *caller,
                         unsigned rights, struct kq_access *ret)
 {

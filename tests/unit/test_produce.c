@@ -50,6 +50,18 @@ bool kq_topic_is_internal(const char *name)
     return false;
 }
 
+struct kq_group_file;
+void kq_group_file_free(struct kq_group_file *file);
+
+void kq_group_file_free(struct kq_group_file *file)
+{
+}
+
+bool kq_topic_is_internal(const char *name)
+{
+    return false;
+}
+
 int kq_partition_get(struct kq_topic *unused, int32_t number, struct kq_partition **ret)
 {
     *ret = &topic.partitions[number];

@@ -48,6 +48,31 @@ static void a_topic_directory_opens_every_view_of_a_partition(void **state)
     assert_name(topic, "by-segment", KQ_VIEW_BY_SEGMENT, -1, 0);
 }
 
+static void groups_have_a_directory_a_topic_and_three_files_a_partition(void **state)
+{
+    struct kq_name name;
+    assert_name(KQ_VIEW_CONTROL, "groups", KQ_VIEW_GROUPS, -1, 0);
+    assert_name(KQ_VIEW_GROUPS, "any name, \xc3\xa4", KQ_VIEW_GROUP, -1, 0);
+    assert_int_equal(kq_view_parse(KQ_VIEW_GROUPS, "billing", &name), 0);
+    assert_string_equal(name.group, "billing");
+    assert_null(name.topic);
+    assert_name(KQ_VIEW_GROUP, "orders", KQ_VIEW_GROUP_TOPIC, -1, 0);
+    assert_none(KQ_VIEW_GROUP, "or ders");
+    assert_name(KQ_VIEW_GROUP_TOPIC, "p7", KQ_VIEW_GROUP_TEXT, 7, 0);
+    assert_name(KQ_VIEW_GROUP_TOPIC, "p7.offset", KQ_VIEW_GROUP_OFFSET, 7, 0);
+    assert_name(KQ_VIEW_GROUP_TOPIC, "p7.lag", KQ_VIEW_GROUP_LAG, 7, 0);
+    assert_none(KQ_VIEW_GROUP_TOPIC, "p7.jsonl");
+    assert_none(KQ_VIEW_GROUP_TOPIC, "p07.lag");
+}
+
+static void internal_topics_are_no_directories(void **state)
+{
+    assert_none(KQ_VIEW_ROOT, "__consumer_offsets");
+    assert_none(KQ_VIEW_SEGMENTS, "__consumer_offsets");
+    assert_none(KQ_VIEW_GROUP, "__transaction_state");
+    assert_name(KQ_VIEW_ROOT, "__consumer_offset", KQ_VIEW_TOPIC, -1, 0);
+}
+
 static void what_is_not_exactly_a_partition_is_not_there(void **state)
 {
     static const char *const names[] = {
@@ -291,6 +316,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_topic_directory_opens_every_view_of_a_partition),
+        cmocka_unit_test(groups_have_a_directory_a_topic_and_three_files_a_partition),
+        cmocka_unit_test(internal_topics_are_no_directories),
         cmocka_unit_test(what_is_not_exactly_a_partition_is_not_there),
         cmocka_unit_test(offsets_compose_with_every_format),
         cmocka_unit_test(earliest_and_latest_compose_as_offsets_do),
