@@ -20,6 +20,10 @@ class CannotMeasure(Exception):
     """The row stays in the table, with this reason."""
 
 
+class NotHere(CannotMeasure):
+    """What the row compares with is not on this machine, and need not be."""
+
+
 def cpus_text(cpus):
     return "any" if cpus is None else ",".join(str(cpu) for cpu in sorted(cpus))
 

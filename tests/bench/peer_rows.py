@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import kit
-from kit import CannotMeasure, Figures, in_pairs
+from kit import CannotMeasure, Figures, NotHere, in_pairs
 from rows import (FREE, LINE, MIB, Result, micros, mib, operations_per_second, per_second,
                   ratio_result, row)
 from tcp_rows import cpu_seconds, listening, rdclient
@@ -80,9 +80,9 @@ class Peer:
 def kafka_classes():
     libraries = Path(os.environ.get("KQFS_CLIENTS", "")) / "java/lib"
     if not os.environ.get("KQFS_CLIENTS") or not libraries.is_dir():
-        raise CannotMeasure("needs Apache Kafka: tests/integration/clients/fetch DIR, KQFS_CLIENTS=DIR")
+        raise NotHere("needs Apache Kafka: tests/integration/clients/fetch DIR, KQFS_CLIENTS=DIR")
     if not shutil.which("java"):
-        raise CannotMeasure("needs java")
+        raise NotHere("needs java")
     return str(libraries / "*")
 
 
@@ -189,7 +189,7 @@ def kafka_latency(bench, stack):
 @row
 def redis_produce(bench, stack):
     if not shutil.which("redis-server"):
-        raise CannotMeasure("needs redis-server: packaging/install-missing peers")
+        raise NotHere("needs redis-server: packaging/install-missing peers")
     directory, port = bench.directory("redis", stack), free_port()
     Peer(bench, stack, "redis", ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir",
                                  str(directory), "--appendonly", "yes", "--appendfsync", "no",

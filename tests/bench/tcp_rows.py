@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import kit
-from kit import CannotMeasure, Figures, Placement, in_pairs
+from kit import CannotMeasure, Figures, NotHere, Placement, in_pairs
 from rows import (FREE, GIB, KIB, LINE, MIB, Result, bytes_per_second, micros, mib,
                   operations_per_second, per_second, rate, ratio_result, row, seconds)
 
@@ -135,7 +135,7 @@ def tcp_fan_out(bench, stack):
 def rdclient(bench, *arguments, cpus=None):
     program = bench.build / "tests/bench/rdclient"
     if not program.exists():
-        raise CannotMeasure("needs librdkafka-dev at build time")
+        raise NotHere("needs librdkafka-dev at build time")
     return json.loads(kit.run([program, *arguments], cpus))
 
 

@@ -105,8 +105,6 @@ def test_mistakes_on_the_command_line_are_one_line_and_start_nothing():
         p.fails(2, "num.partitions: `0` is not a whole number", "--num.partitions", "0", m)
         p.fails(2, "retention.ms: `soon`", "-o", "topic.retention.ms=soon", m)
         p.fails(2, "nowhere.conf: no such file", "--config", "nowhere.conf", m)
-        p.fails(2, "not part of this build", "--listen", "plaintext://127.0.0.1:9092", m)
-        p.fails(2, "not part of this build", "--no-mount")
         p.fails(2, "not part of this build", "kafka://localhost:9092", m)
         p.fails(5, "nowhere: no such directory.*mkdir", "--data", p.data, "nowhere")
         p.fails(5, "is not a directory", "--data", p.data, "/dev/null")
