@@ -47,7 +47,7 @@ static int make(const struct kq_identity *from, const struct kq_identity **ret)
         return -ENOMEM;
     char *principal = (char *)(identity->groups + from->group_count);
     memcpy(principal, from->principal, name);
-    if (group_bytes)
+    if (from->groups && group_bytes)
         memcpy(identity->groups, from->groups, group_bytes);
     identity->public = *from;
     identity->public.groups = identity->groups;

@@ -146,7 +146,7 @@ static int make_topic(struct kq_broker *broker, const struct kq_topic_spec *spec
     r = configure_new(topic, spec);
     for (int32_t i = 0; i < count && r == 0; i++)
         r = kq_topic_add_new(topic, i, &spec->partition, &partition);
-    if (r < 0)
+    if (r != 0)
         kq_topic_unref(topic);
     else
         *ret = topic;
@@ -159,7 +159,7 @@ static int write_new_topic(struct kq_topic *topic)
     int r = kq_io_sync_dir(topic->broker->dirfd);
     if (r == 0)
         r = kq_topic_record(topic, 0, &record);
-    if (r < 0)
+    if (r != 0)
         return r;
     r = kq_store_write(topic->broker->dirfd, topic->name, &record);
     free(record.partitions);
@@ -243,7 +243,7 @@ int kq_topic_create(struct kq_broker *broker, const struct kq_caller *caller,
     int r = check_new(broker, caller, spec, count);
     if (r == 0 && !spec->check_only)
         r = make_topic(broker, spec, count, &topic);
-    if (r < 0 || spec->check_only)
+    if (r != 0 || spec->check_only)
         return r;
     r = kq_registry_add(&broker->registry, topic);
     if (r == 0) {
@@ -267,7 +267,7 @@ static int write_added(struct kq_topic *topic, int32_t first, int32_t count)
     int r = kq_io_sync_dir(topic->broker->dirfd);
     if (r == 0)
         r = kq_topic_record(topic, count, &record);
-    if (r < 0)
+    if (r != 0)
         return r;
     for (int32_t i = 0; i < count; i++) {
         struct kq_partition *partition = kq_topic_at(topic, first + i);

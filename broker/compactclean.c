@@ -277,7 +277,7 @@ static int clean_segment(struct kq_cleaning *cleaning, struct kq_segment *segmen
     int r = begin_text(cleaning, segment);
     if (r == 0)
         r = begin_reading(&reading, cleaning, segment, 0);
-    if (r < 0)
+    if (r != 0)
         return r;
     while ((r = read_batch(&reading)) == 0) {
         bool ends = reading.walk.position + reading.header.size == reading.walk.end;

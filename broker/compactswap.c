@@ -115,7 +115,7 @@ static int list(int dirfd, struct kq_buf *entries)
     int copy = kq_io_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
     DIR *directory = copy < 0 ? NULL : fdopendir(copy);
     int r = copy < 0 ? copy : directory ? 0 : -errno;
-    while (r == 0 && (errno = 0, entry = readdir(directory)))
+    while (r == 0 && directory && (errno = 0, entry = readdir(directory)))
         r = list_name(entry->d_name, entries);
     if (r == 0 && errno)
         r = -errno;

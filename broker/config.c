@@ -432,7 +432,7 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
         r = parse_flag(row, where, value, &flag);
     else if (row->type != KQ_SETTING_MOUNT)
         r = parse_text(row, where, in_section, value, &text);
-    if (r == 0 && row->type == KQ_SETTING_LIST && config->sources[index].origin == origin)
+    if (r == 0 && text && row->type == KQ_SETTING_LIST && config->sources[index].origin == origin)
         r = join(*(char **)at, &text);
     if (r == 0)
         r = take_source(config, index, origin, where, line, row->name, &wins);

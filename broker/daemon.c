@@ -177,6 +177,7 @@ bool kq_signals_stopping(void)
 void kq_signals_end(void)
 {
     ending = true;
+    /* It waits for just that. NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread,cert-pos44-c) */
     pthread_kill(thread, SIGTERM);
     pthread_join(thread, NULL);
 }

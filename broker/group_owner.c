@@ -213,7 +213,7 @@ static int claim_locked(struct kq_group *group, struct kq_partition *partition,
     int r = kq_group_topic_make(group, name, &topic);
     if (r == 0)
         r = kq_group_slot_make(group, topic, kq_partition_number(partition), &slot);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (slot->claim || is_owned(group, name, slot)) {
         kq_group_slot_trim(group, topic, slot);

@@ -154,7 +154,7 @@ static int add_text(struct kq_log *log, struct kq_segment *segment, struct text_
     if (r == 0)
         r = kq_log_measure(log, bytes, header, header->base_offset, INT64_MAX, &build->scratch,
                            &length);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (walk->position - build->last_entry > segment->interval &&
         build->text <= KQ_TEXT_POSITION_MAX) {

@@ -15,6 +15,7 @@ static int plain_records(const uint8_t *bytes, const struct kq_batch_header *hea
     *ret_length = header->size - KQ_BATCH_HEADER;
     if (codec == KQ_CODEC_NONE)
         return 0;
+    /* Plain batches come without. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     scratch->length = 0;
     int r = kq_codec_decompress(codec, *ret, *ret_length, limit, scratch);
     *ret = scratch->data;

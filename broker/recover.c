@@ -84,7 +84,7 @@ static int choose_entry(struct recovery *recovery, struct kq_segment *segment, i
     int r = kq_index_load(&segment->offsets, lock, true, &offsets_size);
     if (r == 0)
         r = kq_index_load(&segment->times, lock, true, &times_size);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (offsets_size % KQ_OFFSET_ENTRY > 0 || times_size % KQ_TIME_ENTRY > 0)
         return -EBADMSG;
@@ -396,9 +396,9 @@ static int cut_text_index(struct recovery *recovery, struct kq_segment *segment)
     if (r == 0)
         r = kq_index_search(&segment->texts, lock, kq_text_position_key, segment->size, true, raw,
                             &number);
-    if (r < 0)
-        return r;
-    return kq_index_truncate(&segment->texts, r == KQ_END ? 0 : number + 1);
+    if (r == KQ_END)
+        return kq_index_truncate(&segment->texts, 0);
+    return r != 0 ? r : kq_index_truncate(&segment->texts, number + 1);
 }
 
 /* Checks SEGMENT where it is not TRUSTED. */

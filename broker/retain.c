@@ -295,7 +295,7 @@ static int remove_files(int dirfd)
     DIR *directory = copy < 0 ? NULL : fdopendir(copy);
     struct dirent *entry;
     int r = copy < 0 ? copy : directory ? 0 : -errno;
-    while (r == 0 && (errno = 0, entry = readdir(directory))) {
+    while (r == 0 && directory && (errno = 0, entry = readdir(directory))) {
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             r = kq_io_unlink(dirfd, entry->d_name, false);
     }

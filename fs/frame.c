@@ -182,6 +182,8 @@ static const uint8_t *behind_last_mark(struct mark mark, const uint8_t *from, co
 static void keep_tail(struct kq_frame *frame, struct mark mark, const uint8_t *bytes, size_t length)
 {
     size_t most = mark.length - 1;
+    if (!bytes || length == 0)
+        return;
     if (length < most) { /* with what was there before */
         size_t keep = most - length < frame->tail_length ? most - length : frame->tail_length;
         memmove(frame->tail, frame->tail + frame->tail_length - keep, keep);

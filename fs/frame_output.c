@@ -8,7 +8,7 @@ void kq_frame_output_begin(struct kq_frame_output *output)
 {
     for (size_t i = 0; i < output->count; i++) {
         struct kq_frame_batch *batch = &output->batches[i];
-        if ((size_t)(batch->partition + 1) < output->slot_count)
+        if ((size_t)batch->partition + 1 < output->slot_count)
             output->slots[batch->partition + 1] = 0;
     }
     output->count = 0;

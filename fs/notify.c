@@ -78,7 +78,7 @@ static void send_all(struct kq_fs *fs, struct notification *queue)
 {
     struct notification *n, *next;
     HASH_ITER (hh, queue, n, next) {
-        HASH_DEL(queue, n);
+        HASH_DEL(queue, n); /* NOLINT(clang-analyzer-unix.Malloc) */
         send_one(fs, n);
         free(n);
     }

@@ -139,7 +139,7 @@ static int set_disk_aside(struct kq_producer *producer, int64_t pending)
         r = choose(producer, 0, &number);
         if (r == 0)
             r = target_of(producer, number, &target);
-        if (r < 0)
+        if (r != 0)
             return r;
         producer->reserved_on = target->access;
     }

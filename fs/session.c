@@ -94,7 +94,7 @@ static int receive_one(struct receiver *me)
  * send its next request, which no amount of spinning would. Same results as receive_one. */
 static int poll_for_one(struct receiver *me)
 {
-    int64_t start = kq_clock_mono_ns(), now = start;
+    int64_t start = kq_clock_mono_ns(), now;
     for (;;) {
         sched_yield();
         int n = receive_one(me);

@@ -188,15 +188,18 @@ int kq_view_size(struct kq_fs *fs, const struct kq_node *node, bool may_block, i
     struct kq_log_range range = {0};
     int64_t size = 0;
     int r = 0;
-    if (node->part)
-        kq_fspart_settle(fs, node->part);
+    if (!node->part) {
+        *ret_size = *ret_blocks = 0;
+        return 0;
+    }
+    kq_fspart_settle(fs, node->part);
     if (row->format == KQ_FORMAT_VALUE)
         r = value_length(node, may_block, &size);
     else if (node->view == KQ_VIEW_SEGMENT)
         r = kq_find_segment(node->part->partition, node->offset, node->layout, may_block, &range);
     else if (node->view == KQ_VIEW_LOG)
         return log_size(node, may_block, ret_size, ret_blocks);
-    else if (node->part && row->format == KQ_FORMAT_TEXT && !row->stream)
+    else if (row->format == KQ_FORMAT_TEXT && !row->stream)
         return growing_size(fs, node, may_block, ret_size, ret_blocks);
     if (r != 0)
         return r;

@@ -176,14 +176,15 @@ static const char *skip_prefix(const char *name, const char *prefix)
     return strncmp(name, prefix, length) == 0 ? name + length : NULL;
 }
 
-/* Fills RET by what NAME begins with; returns what must equal the rule's text, NULL: no match. */
+/* Fills RET by what NAME begins with; returns what must equal the rule's text, NULL: no match. Not
+ * for literal names. */
 static const char *match_form(enum form form, const char *name, struct kq_name *ret)
 {
     int64_t partition;
     const char *rest = NULL;
     switch (form) {
     case FORM_LITERAL:
-        return name;
+        break;
     case FORM_TOPIC:
         ret->topic = name;
         return kq_topic_name_valid(name) && !kq_topic_is_internal(name) ? "" : NULL;
@@ -218,8 +219,9 @@ int kq_view_parse(enum kq_view parent, const char *name, struct kq_name *ret)
         if (rule->parent != parent)
             continue;
         struct kq_name found = {.view = rule->view, .partition = -1};
-        const char *rest = match_form(rule->form, name, &found);
-        if (rest && strcmp(rest, rule->text) == 0) {
+        bool literal = rule->form == FORM_LITERAL;
+        const char *rest = literal ? NULL : match_form(rule->form, name, &found);
+        if (literal ? strcmp(name, rule->text) == 0 : rest && strcmp(rest, rule->text) == 0) {
             *ret = found;
             return 0;
         }
