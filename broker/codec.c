@@ -2,7 +2,9 @@
 
 #include <limits.h>
 #include <lz4frame.h>
+#include <pthread.h>
 #include <snappy-c.h>
+#include <stdbool.h>
 #include <string.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -314,9 +316,43 @@ static int lz4(int level, const void *bytes, size_t length, struct kq_buf *out)
 
 /* --- zstd --- */
 
+#define ZSTD_KEEP (1024 * 1024) /* bytes of a context that a thread keeps */
+
+static pthread_key_t zstd_key;
+static bool zstd_keeps;
+
+static void free_zstd(void *context)
+{
+    ZSTD_freeDCtx(context);
+}
+
+static void make_zstd_key(void)
+{
+    zstd_keeps = pthread_key_create(&zstd_key, free_zstd) == 0;
+}
+
+/* This thread's context: making one costs more than most batches. NULL: no memory. */
+static ZSTD_DCtx *take_zstd(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_zstd_key);
+    ZSTD_DCtx *context = zstd_keeps ? pthread_getspecific(zstd_key) : NULL;
+    if (context)
+        pthread_setspecific(zstd_key, NULL);
+    return context ? context : ZSTD_createDCtx();
+}
+
+static void give_zstd_back(ZSTD_DCtx *context)
+{
+    ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
+    if (!zstd_keeps || ZSTD_sizeof_DCtx(context) > ZSTD_KEEP ||
+        pthread_setspecific(zstd_key, context) != 0)
+        ZSTD_freeDCtx(context);
+}
+
 /* In one piece, again with more room where it was too little: the output is the window. */
-static int unzstd_whole(const void *bytes, size_t length, unsigned long long size,
-                        struct sink *sink)
+static int unzstd_whole(ZSTD_DCtx *context, const void *bytes, size_t length,
+                        unsigned long long size, struct sink *sink)
 {
     struct kq_buf *out = sink->out;
     size_t most = sink->left;
@@ -330,7 +366,7 @@ static int unzstd_whole(const void *bytes, size_t length, unsigned long long siz
         size_t room = out->capacity - out->length;
         room = room < most ? room : most;
         uint8_t *to = room ? out->data + out->length : sink->spill;
-        size_t got = ZSTD_decompress(to, room, bytes, length);
+        size_t got = ZSTD_decompressDCtx(context, to, room, bytes, length);
         if (!ZSTD_isError(got))
             return sink_took(sink, got);
         if (ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation)
@@ -414,15 +450,15 @@ static int unzstd(const void *bytes, size_t length, struct sink *sink)
     if (size == ZSTD_CONTENTSIZE_ERROR)
         return -EBADMSG;
     bool alone = ZSTD_findFrameCompressedSize(bytes, length) == length;
-    if (!sink->drain || (alone && size <= KQ_CODEC_PIECE))
-        return unzstd_whole(bytes, length, size, sink);
-    if (has_empty_block(bytes, length))
+    bool whole = !sink->drain || (alone && size <= KQ_CODEC_PIECE);
+    if (!whole && has_empty_block(bytes, length))
         return -EBADMSG;
-    ZSTD_DCtx *stream = ZSTD_createDCtx();
-    if (!stream)
+    ZSTD_DCtx *context = take_zstd();
+    if (!context)
         return -ENOMEM;
-    int r = unzstd_pieces(stream, bytes, length, sink);
-    ZSTD_freeDCtx(stream);
+    int r = whole ? unzstd_whole(context, bytes, length, size, sink)
+                  : unzstd_pieces(context, bytes, length, sink);
+    give_zstd_back(context);
     return r;
 }
 
