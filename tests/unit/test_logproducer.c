@@ -668,6 +668,82 @@ static void by_chance_nothing_is_forgotten(void **state)
     }
 }
 
+/* --- Several at once --- */
+
+#define BATCHES 300
+
+struct writer {
+    struct kit *kit;
+    int64_t id;
+    pthread_t thread;
+};
+
+/* Each batch twice, as one does whose answers are lost. */
+static void *write_batches(void *context)
+{
+    struct writer *writer = context;
+    for (int i = 0; i < BATCHES; i++) {
+        struct kq_log_appended first, second;
+        assert_int_equal(append_sized(writer->kit, writer->id, 0, i, 1, 50, &first), 0);
+        assert_int_equal(append_sized(writer->kit, writer->id, 0, i, 1, 50, &second), 0);
+        assert_false(first.duplicate);
+        assert_true(second.duplicate);
+        assert_int_equal(first.base_offset, second.base_offset);
+    }
+    return NULL;
+}
+
+static void *write_plain(void *context)
+{
+    struct writer *writer = context;
+    for (int i = 0; i < BATCHES; i++)
+        assert_int_equal(kit_append(writer->kit, 1, 50, 1000, 0, true, NULL), 0);
+    return NULL;
+}
+
+struct order {
+    int32_t next[3];
+    int plain;
+};
+
+static void check_order(void *context, const uint8_t *bytes, const struct kq_batch_header *header)
+{
+    struct order *order = context;
+    if (header->producer_id < 0)
+        order->plain++;
+    else
+        assert_int_equal(header->base_sequence, order->next[header->producer_id - ID]++);
+}
+
+static void many_write_while_snapshots_are_taken(void **state)
+{
+    struct kit *kit = *state;
+    struct writer writers[4];
+    struct order order = {0};
+    kit->config.segment_bytes = 20000;
+    kit_open(kit);
+    for (int i = 0; i < 4; i++) {
+        writers[i] = (struct writer){.kit = kit, .id = ID + i};
+        assert_int_equal(pthread_create(&writers[i].thread, NULL,
+                                        i < 3 ? write_batches : write_plain, &writers[i]),
+                         0);
+    }
+    int64_t next_ms;
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(kit_sync(kit), 0);
+        assert_true(kq_log_checkpoint(kit->log) >= 0);
+        assert_int_equal(kq_log_housekeep(kit->log, kq_clock_wall_ms(), &next_ms), 0);
+    }
+    for (int i = 0; i < 4; i++)
+        pthread_join(writers[i].thread, NULL);
+    assert_int_equal(kit_read_all(kit, 0, check_order, &order), 4 * BATCHES);
+    assert_int_equal(order.plain, BATCHES);
+    kit->checkpoint.recovery_point = kq_log_checkpoint(kit->log);
+    crash(kit);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(append_sized(kit, ID + i, 0, BATCHES, 1, 50, NULL), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, kit_setup, kit_teardown)
 
 int main(void)
@@ -697,6 +773,7 @@ int main(void)
         TEST(whatever_fails_nothing_is_taken_twice),
         TEST(an_opening_that_fails_can_be_tried_again),
         TEST(by_chance_nothing_is_forgotten),
+        TEST(many_write_while_snapshots_are_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
