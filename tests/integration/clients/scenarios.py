@@ -235,19 +235,39 @@ def consume_from_time(bench):
 
 # --- Groups ---
 
+def polled(members):
+    """All at once, and again those that have answered while another has not: a poll of some clients
+    ends only when all members have joined again, and they join within their own polls."""
+    answers = {member: {"messages": [], "assigned": []} for member in members}
+    busy = []
+    while True:
+        for member in members:
+            if member not in busy:
+                member.begin("poll", timeout_ms=300, count=100000)
+                busy.append(member)
+        end = time.monotonic() + 1
+        while busy and time.monotonic() < end:
+            streams = [member.process.stdout for member in busy]
+            ready = select.select(streams, [], [], 0.1)[0]
+            for member in [m for m in busy if m.process.stdout in ready]:
+                answer = member.answer()
+                check("error" not in answer, answer)
+                busy.remove(member)
+                answers[member]["messages"] += answer["messages"]
+                answers[member]["assigned"] = answer["assigned"]
+        if not busy:
+            return list(answers.values())
+
+
 def settled(members, partitions):
     """Polls until the partitions are spread over MEMBERS, each to one; returns what came."""
     came = []
 
     def spread():
-        have = []
-        for member in members:
-            member.begin("poll", timeout_ms=300, count=100000)
-        for member in members:
-            answer = member.answer()
-            check("error" not in answer, answer)
+        answers = polled(members)
+        for answer in answers:
             came.extend(answer["messages"])
-            have.append(answer["assigned"])
+        have = [answer["assigned"] for answer in answers]
         return sorted(sum(have, [])) == list(range(partitions)) and all(have)
 
     until(spread, f"{partitions} partitions over {len(members)} members", 60)
@@ -267,8 +287,8 @@ def drained(members, got, wanted, timeout=40):
     while not got >= wanted:
         check(time.monotonic() < end, f"{len(wanted - got)} messages did not come, such as",
               sorted(wanted - got)[:3])
-        for member in members:
-            got |= set(values(member.ask("poll", timeout_ms=300, count=100000)))
+        for answer in polled(members):
+            got |= set(values(answer))
     return got
 
 
