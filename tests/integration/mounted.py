@@ -338,19 +338,18 @@ class Broker:
         Broker.running.append(self)
 
     def start(self, timeout=30):
+        """Until it serves: the mount shows before that, and a broker stopped in between ends with
+        "interrupted"."""
+        said = os.path.getsize(self.log_path) if os.path.exists(self.log_path) else 0
         self.spawn()
         until(lambda: is_mounted(self.mount) or self.process.poll() is not None,
               "the mount to appear", timeout)
+        until(lambda: " is mounted on " in self.log()[said:] or self.process.poll() is not None,
+              "the broker to be ready", timeout)
         if self.process.poll() is not None:
             Broker.running.remove(self)
             raise Failed(f"the broker did not start ({self.process.returncode}): "
                          f"{short(self.log()[-2000:], 2000)}")
-        # The mount shows before it serves, and a broker stopped in between ends with "interrupted":
-        # any answer, a refusal too, comes from one that serves.
-        try:
-            os.stat(self.mount)
-        except OSError:
-            pass
         return self
 
     def fails_to_start(self, timeout=30):

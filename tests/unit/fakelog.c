@@ -400,11 +400,6 @@ bool kq_topic_name_valid(const char *name)
     return true;
 }
 
-bool kq_topic_is_internal(const char *name)
-{
-    return false;
-}
-
 struct kq_group_file;
 void kq_group_file_free(struct kq_group_file *file);
 

@@ -57,11 +57,6 @@ bool kq_topic_is_internal(const char *name)
     return false;
 }
 
-bool kq_topic_is_internal(const char *name)
-{
-    return false;
-}
-
 struct kq_partition *kq_partition_ref(struct kq_partition *partition)
 {
     atomic_fetch_add(&partition->references, 1);
