@@ -26,13 +26,13 @@ struct kq_log {
     pthread_mutex_t lock; /* orders writers; guards the writer's fields of segments, and: */
     struct kq_log_config config;
     int64_t reserved;
-    bool cannot_reserve;       /* the file system has no fallocate(2) */
     int64_t unsynced_messages; /* for flush_messages */
     int synced_in_a_row;       /* appends, the last ones, each of which a sync was asked for */
+    bool cannot_reserve;       /* the file system has no fallocate(2) */
+    bool producers_changed;    /* since the last snapshot of them */
     int64_t unsynced_since_ms; /* for flush_ms: wall clock of the first; 0: none */
     int64_t trimmed;           /* `appended` when the log was trimmed last */
     struct kq_producers producers;
-    bool producers_changed;  /* since the last snapshot of them */
     int64_t uncovered;       /* the first batch that changed them and is in no synced snapshot;
                                 INT64_MAX: there is none */
     struct kq_buf snapshots; /* int64_t each, ascending: offsets of the .snapshot files */
@@ -60,6 +60,7 @@ struct kq_log {
      * holds `counting` does. It changes with `lock` held. */
     pthread_mutex_t counting;
     atomic_bool text_behind;
+    bool steps_known; /* see below */
     _Atomic int64_t text_end;
     _Atomic int64_t text_held; /* counted up to this offset, where a transaction is open; -1 */
     _Atomic int64_t deleting;  /* what lies before this offset is being deleted */
@@ -69,11 +70,10 @@ struct kq_log {
     int64_t counted_text;  /* relative to the segment */
     int64_t counted_entry; /* position of the last text entry */
 
-    /* Holes in the text (textlayout.c). The array is under map. */
+    /* Holes in the text (textlayout.c). The array and whether it is known are under map. */
     _Atomic uint64_t layout;    /* changes when text is cleaned away; 0: none ever was */
     struct kq_text_step *steps; /* one for each segment with holes, ascending */
     size_t step_count;
-    bool steps_known;
     int64_t steps_before; /* bytes of holes in segments that retention took since LAYOUT */
 
     pthread_mutex_t sync_lock;
