@@ -340,7 +340,7 @@ class Broker:
     def start(self, timeout=30):
         """Until it serves: the mount shows before that, and a broker stopped in between ends with
         "interrupted"."""
-        said = os.path.getsize(self.log_path) if os.path.exists(self.log_path) else 0
+        said = len(self.log())
         self.spawn()
         until(lambda: is_mounted(self.mount) or self.process.poll() is not None,
               "the mount to appear", timeout)
