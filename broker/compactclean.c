@@ -212,17 +212,23 @@ static int note_message(void *context, const struct kq_record *record, bool kept
     return r == 0 && kept ? kq_compact_writer_message(&cleaning->writer, place, length) : r;
 }
 
-/* What is stable has its place. */
-static int text_base(struct kq_log *log, struct kq_segment *segment, int64_t *ret)
+/* What is stable has its place. Where nobody asked for text before, the log is read for it, which
+ * counts as I/O of this run. */
+static int text_base(struct kq_cleaning *cleaning, struct kq_segment *segment, int64_t *ret)
 {
+    const struct kq_compact_work *work = cleaning->work;
+    struct kq_log *log = cleaning->log;
+    int64_t before = atomic_load_explicit(&log->counted_bytes, memory_order_relaxed);
     int r = kq_log_text_base(log, segment, true, ret);
-    return r > 0 ? -EAGAIN : r;
+    int64_t counted = atomic_load_explicit(&log->counted_bytes, memory_order_relaxed) - before;
+    int paced = counted > 0 ? work->pace(work->context, counted) : 0;
+    return r > 0 ? -EAGAIN : r < 0 ? r : paced;
 }
 
 static int begin_text(struct kq_cleaning *cleaning, struct kq_segment *segment)
 {
     int64_t base;
-    int r = text_base(cleaning->log, segment, &base);
+    int r = text_base(cleaning, segment, &base);
     if (r == 0 && segment->holes)
         r = kq_log_load_holes(cleaning->log, segment, true);
     if (r != 0)
@@ -292,15 +298,15 @@ static int clean_segment(struct kq_cleaning *cleaning, struct kq_segment *segmen
 }
 
 /* Where the text of the group begins, and how far it is to that of the segment behind. */
-static int find_text(struct kq_log *log, struct kq_segment *const *segments, size_t count,
+static int find_text(struct kq_cleaning *cleaning, struct kq_segment *const *segments, size_t count,
                      int64_t *ret_base, int64_t *ret_span)
 {
-    struct kq_segment *next = kq_log_segment_after(log, segments[count - 1]);
+    struct kq_segment *next = kq_log_segment_after(cleaning->log, segments[count - 1]);
     int64_t end;
-    int r = next ? text_base(log, next, &end) : -ESTALE;
+    int r = next ? text_base(cleaning, next, &end) : -ESTALE;
     kq_segment_unref(next);
     if (r == 0)
-        r = text_base(log, segments[0], ret_base);
+        r = text_base(cleaning, segments[0], ret_base);
     if (r == 0)
         *ret_span = end - *ret_base;
     return r;
@@ -373,7 +379,7 @@ int kq_compact_clean_group(struct kq_cleaning *cleaning, struct kq_segment *cons
 {
     int64_t base = 0, span = 0;
     cleaning->changed = count > 1;
-    int r = find_text(cleaning->log, segments, count, &base, &span);
+    int r = find_text(cleaning, segments, count, &base, &span);
     if (r < 0)
         return r;
     r = kq_compact_writer_open(&cleaning->writer, cleaning->dirfd, segments[0]->base, base,

@@ -230,17 +230,19 @@ static int count_segment(struct kq_log *log, bool may_block)
     struct kq_segment *segment = log->counted_in;
     struct kq_published state;
     struct kq_walk walk;
+    int64_t from = log->counted_position;
     int fd;
     kq_segment_published(segment, &state);
-    if (log->counted_position >= state.size)
+    if (from >= state.size)
         return 0;
     int r = kq_file_use(segment->file, may_block ? 0 : KQ_FILE_NO_BLOCK, &fd);
     if (r != 0)
         return r;
-    kq_walk_begin(&walk, fd, segment->base, log->counted_position, state.size,
+    kq_walk_begin(&walk, fd, segment->base, from, state.size,
                   may_block ? KQ_WALK_FAR : KQ_WALK_NEAR, may_block);
     while ((r = count_batch(log, &walk, &scratch)) == 0)
         ;
+    atomic_fetch_add_explicit(&log->counted_bytes, walk.position - from, memory_order_relaxed);
     kq_walk_end(&walk);
     kq_file_done(segment->file);
     return r == KQ_END ? 0 : r;

@@ -67,8 +67,9 @@ struct kq_log {
     int64_t text_start, text_start_of; /* text position of an offset, under map; -1: not known */
     struct kq_segment *counted_in;     /* where counting goes on; referenced; NULL: not known yet */
     int64_t counted_position;
-    int64_t counted_text;  /* relative to the segment */
-    int64_t counted_entry; /* position of the last text entry */
+    int64_t counted_text;          /* relative to the segment */
+    int64_t counted_entry;         /* position of the last text entry */
+    _Atomic int64_t counted_bytes; /* of the log that were read for it, since it was opened */
 
     /* Holes in the text (textlayout.c). The array and whether it is known are under map. */
     _Atomic uint64_t layout;    /* changes when text is cleaned away; 0: none ever was */

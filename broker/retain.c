@@ -281,6 +281,8 @@ void kq_log_trim(struct kq_log *log)
         trim_index(log, &segment->offsets);
         trim_index(log, &segment->times);
         trim_index(log, &segment->texts);
+        if (segment->holes)
+            trim_index(log, segment->holes);
         struct kq_segment *next = kq_log_segment_after(log, segment);
         kq_segment_unref(segment);
         segment = next;
