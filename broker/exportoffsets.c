@@ -1,6 +1,7 @@
 #include "broker/exportoffsets.h"
 
 #include "broker/base/endian.h"
+#include "broker/group.h"
 
 #define LARGEST_BATCH (128 << 20)
 #define COMMIT_KEY 1    /* the newest version of a key that is of a commit */
@@ -16,47 +17,64 @@ static bool has_epoch(const struct kq_record *record)
            (int32_t)kq_load_be32(record->value + EPOCH_AT) > 0;
 }
 
-/* HEADER's batch without compression: its RECORDS behind a header that is not written yet. */
-static int begin_copy(const uint8_t *records, size_t length, struct kq_buf *ret)
+/* Is it one that only kqfs reads: owner and mode of a group? Kafka skips it, but says so. */
+static bool is_ours(const struct kq_record *record)
 {
-    static const uint8_t header[KQ_BATCH_HEADER];
-    ret->length = 0;
-    int r = kq_buf_append(ret, header, sizeof(header));
-    return r < 0 ? r : kq_buf_append(ret, records, length);
+    return record->key_length >= 2 &&
+           (int16_t)kq_load_be16(record->key) == KQ_OFFSETS_KEY_ATTRIBUTES;
 }
 
-static void end_copy(const struct kq_batch_header *header, struct kq_buf *copy)
+struct copying {
+    struct kq_batch_header header; /* of the copy */
+    struct kq_buf *to;
+    bool changed;
+};
+
+/* RECORD, which lies at BYTES, behind what the copy has. */
+static int copy_record(struct copying *copying, const struct kq_record *record,
+                       const uint8_t *bytes, size_t length)
 {
-    struct kq_batch_header changed = *header;
-    changed.size = (uint32_t)copy->length;
-    changed.attributes &= ~KQ_ATTRIBUTE_CODEC;
-    kq_batch_header_write(copy->data, &changed);
+    size_t before = copying->to->length;
+    if (is_ours(record)) {
+        copying->changed = true;
+        copying->header.record_count--;
+        return 0;
+    }
+    int r = kq_buf_append(copying->to, bytes, length);
+    if (r == 0 && has_epoch(record)) {
+        kq_store_be32(copying->to->data + before + (record->value - bytes) + EPOCH_AT, UINT32_MAX);
+        copying->changed = true;
+    }
+    return r;
+}
+
+static int copy_all(struct copying *copying, struct kq_record_reader *reader)
+{
+    static const uint8_t header[KQ_BATCH_HEADER];
+    struct kq_record record;
+    copying->to->length = 0;
+    int r = kq_buf_append(copying->to, header, sizeof(header));
+    while (r == 0) {
+        const uint8_t *bytes = reader->at;
+        r = kq_record_next(reader, &record);
+        if (r == 0)
+            r = copy_record(copying, &record, bytes, (size_t)(reader->at - bytes));
+    }
+    return r == KQ_END ? 0 : r;
 }
 
 int kq_export_offsets(const uint8_t *bytes, const struct kq_batch_header *header,
                       struct kq_buf *scratch, struct kq_buf *ret)
 {
+    struct copying copying = {.header = *header, .to = ret};
     struct kq_record_reader reader;
-    struct kq_record record;
-    bool changed = false;
     int r = kq_record_reader_open(&reader, bytes, header, LARGEST_BATCH, scratch);
+    if (r == 0)
+        r = copy_all(&copying, &reader);
     if (r < 0)
         return r;
-    const uint8_t *records = reader.at;
-    size_t length = (size_t)(reader.end - reader.at);
-    while ((r = kq_record_next(&reader, &record)) == 0) {
-        if (!has_epoch(&record))
-            continue;
-        r = changed ? 0 : begin_copy(records, length, ret);
-        if (r < 0)
-            return r;
-        changed = true;
-        kq_store_be32(ret->data + KQ_BATCH_HEADER + (record.value - records) + EPOCH_AT,
-                      UINT32_MAX);
-    }
-    if (r != KQ_END)
-        return r;
-    if (changed)
-        end_copy(header, ret);
-    return changed ? 0 : KQ_READY;
+    copying.header.size = (uint32_t)ret->length;
+    copying.header.attributes &= ~KQ_ATTRIBUTE_CODEC;
+    kq_batch_header_write(ret->data, &copying.header);
+    return copying.changed ? 0 : KQ_READY;
 }

@@ -60,6 +60,7 @@ static int look(struct kq_importing *importing, bool *ret)
     bool moved = a->snapshot != b->snapshot || a->segment != b->segment || a->bytes != b->bytes;
     bool restarted = broker->kafka.epoch >= 0 && broker->kafka.epoch != importing->noted_epoch;
     *ret = broker->kafka.foreign || importing->has_metadata || importing->noted;
+    broker->shared.for_kafka = *ret;
     importing->ran = *ret && (!importing->noted || restarted || (importing->has_metadata && moved));
     if (importing->noted && !importing->ran)
         broker->kafka.epoch = importing->noted_epoch;

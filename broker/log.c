@@ -311,11 +311,10 @@ void kq_log_close(struct kq_log *log)
         kq_log_release_reserve(log, active);
         if (active->pinned || active->offsets.tail_count > 0)
             index_text_end(log, active);
-        if (active->size > 0) {
-            kq_segment_flush_indexes(active, &log->map, true);
-            if (!log->text_behind)
-                kq_segment_flush_text(active, &log->map);
-        }
+        if (active->size > 0 || log->shared->for_kafka)
+            kq_segment_flush_indexes(active, &log->map, active->size > 0);
+        if (active->size > 0 && !log->text_behind)
+            kq_segment_flush_text(active, &log->map);
     }
     pthread_mutex_unlock(&log->lock);
     if (!log->failed && log->recovery_point < log->end) {

@@ -50,6 +50,7 @@ struct kq_log_shared {
     struct kq_producer_ids *producer_ids; /* NULL: nobody gives any out */
     struct kq_pool *syncer;               /* runs fdatasync */
     int64_t trail_bytes;     /* start a sync in the background when so much is unsynced (64 MiB) */
+    bool for_kafka;          /* it was a Kafka's: an empty segment has index files, too */
     unsigned max_open_files; /* keep at most so many segment files open where nobody reads them */
     /* A recovery point moved: BYTES more of some log are on disk. From any thread, no lock held;
      * does not block. NULL: not wanted. */

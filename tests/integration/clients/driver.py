@@ -12,6 +12,7 @@ client through the same scenarios. Bytes travel as base64; null stays null. Comm
                  so) -> offsets [n]
     consume      topic, partition, from ("earliest", "latest", {"offset": n}, {"time": ms}), count,
                  timeout_ms: assigned, no group -> messages [{offset, timestamp, key, value, headers}]
+                 (Java also takes isolation "read_committed", and count -1: all there are)
     join         group, topic, instance (null: a dynamic member), begins to consume as a member
     poll         timeout_ms, count: what arrived since -> messages, assigned [partitions]
     commit       what poll handed out -> (nothing)

@@ -169,7 +169,7 @@ public final class Driver {
         int count = c.get("count").asInt();
         ObjectNode answer = JSON.createObjectNode();
         ArrayNode messages = answer.putArray("messages");
-        try (var consumer = consumer()) {
+        try (var consumer = consumer("isolation.level", c.path("isolation").asText("read_uncommitted"))) {
             consumer.assign(List.of(at));
             if (from.has("offset"))
                 consumer.seek(at, from.get("offset").asLong());
@@ -180,9 +180,11 @@ public final class Driver {
             else
                 consumer.seekToBeginning(List.of(at));
             long end = System.currentTimeMillis() + c.get("timeout_ms").asLong();
-            while (messages.size() < count && System.currentTimeMillis() < end)
+            long last = count < 0 ? consumer.endOffsets(List.of(at)).get(at) : Long.MAX_VALUE;
+            while ((count < 0 ? consumer.position(at) < last : messages.size() < count)
+                    && System.currentTimeMillis() < end)
                 for (var record : consumer.poll(Duration.ofMillis(100)))
-                    if (messages.size() < count)
+                    if (count < 0 || messages.size() < count)
                         messages.add(message(record));
         }
         return answer;

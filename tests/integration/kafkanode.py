@@ -33,7 +33,9 @@ SETTINGS = {
     "log.cleaner.dedupe.buffer.size": 16777216,
     "log.cleaner.backoff.ms": 200,
     "log.initial.task.delay.ms": 200,
-    "controlled.shutdown.enable": "false",
+    # A start waits until the session of the one before has ended.
+    "broker.session.timeout.ms": 2000,
+    "broker.heartbeat.interval.ms": 200,
 }
 
 
@@ -90,6 +92,7 @@ class Kafka:
              self.properties)
 
     def start(self):
+        _end_all()  # that of a test which failed
         with open(self.output, "wb") as log:
             self.process = subprocess.Popen(
                 java("kafka.Kafka", self.properties), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -121,9 +124,10 @@ class Kafka:
             return log.read()
 
     def complaints(self):
-        """The lines of its log that say that something about the data is not as it should be."""
-        return [line for line in self.said().splitlines()
-                if re.search(r"stray|[Cc]orrupt|ERROR|Exception|truncat|[Oo]rphan|[Ii]nvalid", line)]
+        """What those of its parts say that read logs and what is committed."""
+        parts = r"\] (WARN|ERROR) ([\w.]*\.(storage|coordinator)\.|kafka\.(log|cluster|coordinator)\.|" \
+                r"kafka\.server\.(ReplicaManager|BrokerServer))"
+        return [line for line in self.said().splitlines() if re.search(parts, line)]
 
     def stop(self):
         """As its own stop script does: SIGTERM, which is a clean stop."""
