@@ -273,6 +273,7 @@ struct loading {
     int64_t now_ms;
     int64_t synced;    /* a synced snapshot covers everything before */
     bool ours;         /* of the snapshot that was taken: this broker wrote it */
+    bool unsynced;     /* it may be lost with the power yet */
     struct kq_buf bad; /* int64_t each: those behind it, which could not be taken */
 };
 
@@ -322,6 +323,7 @@ static int find_start(struct loading *loading, int64_t *ret)
     struct kq_log *log = loading->log;
     int64_t offset = log->segments[0]->base;
     int r = take_snapshot(loading, &offset);
+    loading->unsynced = r == 0 && offset > loading->synced;
     r = r == KQ_END ? 0 : r;
     if (r == 0)
         *ret =
@@ -380,10 +382,9 @@ static int replay(struct loading *loading, int64_t from)
     if (r == 0)
         r = kq_aborted_settle(log, loading->dirfd, from, &replay.aborted);
     kq_buf_release(&replay.aborted);
-    if (r == 0 && replay.met) {
-        log->producers_changed = true;
+    log->producers_changed = replay.met;
+    if (replay.met || loading->unsynced)
         log->uncovered = kq_min64(loading->synced, log->end);
-    }
     return r;
 }
 

@@ -421,6 +421,32 @@ static void missing_snapshots_are_rebuilt_from_the_log(void **state)
     check_some(kit);
 }
 
+/* A snapshot at a roll may be lost with the power until another was synced. */
+static void one_that_a_crash_left_is_not_relied_upon(void **state)
+{
+    struct kit *kit = *state;
+    kit->config.segment_bytes = 1000;
+    kit_open(kit);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(append_sized(kit, ID, 0, i, 1, 150, NULL), 0);
+    assert_string_equal(snapshots(kit), "0 4 ");
+    kit_crash(kit); /* without a checkpoint */
+    remove_file(kit, "00000000000000000004.log");
+    remove_file(kit, "00000000000000000004.index");
+    remove_file(kit, "00000000000000000004.timeindex");
+    kit_open(kit); /* nothing is behind it */
+    append_plain(kit);
+    sync_and_checkpoint(kit);
+    kit_crash(kit);
+    remove_file(kit, "00000000000000000004.snapshot"); /* now the power fails */
+    kit_open(kit);
+    struct kq_log_appended appended;
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(append_sized(kit, ID, 0, i, 1, 150, &appended), 0);
+        assert_true(appended.duplicate);
+    }
+}
+
 /* Kafka has run since, and has died: it moves its recovery point on without a snapshot. */
 static void kafkas_recovery_point_says_nothing_of_producers(void **state)
 {
@@ -765,6 +791,7 @@ int main(void)
         TEST(opening_does_not_read_what_lies_before),
         TEST(a_damaged_snapshot_is_rebuilt_from_the_log_and_reported),
         TEST(missing_snapshots_are_rebuilt_from_the_log),
+        TEST(one_that_a_crash_left_is_not_relied_upon),
         TEST(kafkas_recovery_point_says_nothing_of_producers),
         TEST(snapshots_behind_the_end_go_with_what_is_lost),
         TEST(on_a_full_disk_a_damaged_snapshot_stays_as_a_warning),
