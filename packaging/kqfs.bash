@@ -12,6 +12,9 @@ _kqfs() {
         _filedir
         return
         ;;
+    --topic)
+        return
+        ;;
     -o)
         local known='allow_other allow_root auto_unmount ro rw suid nosuid dev nodev exec noexec
             fsname= subtype= data= config= num.partitions= topic.retention.ms='
@@ -22,10 +25,19 @@ _kqfs() {
         return
         ;;
     esac
+    if [[ ${words[1]-} == export && $cword -gt 1 ]]; then
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W '--data --config --topic --overwrite --commands --help' -- "$cur")
+        else
+            _filedir -d
+        fi
+        return
+    fi
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "-f -d -s -h -V -o $(_parse_help "$1")
             --topic.retention.ms --topic.retention.bytes --topic.segment.bytes" -- "$cur")
     else
         _filedir -d
+        [[ $cword == 1 && export == "$cur"* ]] && COMPREPLY+=(export)
     fi
 } && complete -F _kqfs kqfs
