@@ -1,5 +1,7 @@
 #include "tests/unit/compact_kit.h"
 
+#include "broker/compacttxn.h"
+
 static int set_up(void **state)
 {
     static struct ckit ckit;
@@ -247,6 +249,137 @@ static void retention_and_compaction_go_together(void **state)
     }
 }
 
+/* --- Producers and transactions --- */
+
+struct batches {
+    struct kq_batch_header header[64];
+    int count;
+};
+
+static void collect(void *context, const uint8_t *bytes, const struct kq_batch_header *header)
+{
+    struct batches *batches = context;
+    if (batches->count < 64)
+        batches->header[batches->count++] = *header;
+}
+
+static struct batches first_batches(struct ckit *ckit)
+{
+    struct batches batches = {.count = 0};
+    assert_true(kit_read_all(&ckit->kit, 0, collect, &batches) >= 0);
+    return batches;
+}
+
+/* One message `k = v`, or the marker of an aborted transaction where KEY is NULL. */
+static void build(struct kq_buf *out, const char *key, int64_t offset, int64_t producer,
+                  int32_t sequence, int16_t attributes)
+{
+    static const uint8_t abort_key[4], abort_value[6];
+    struct kq_batch_builder builder;
+    struct kq_batch_header header;
+    size_t start = out->length;
+    assert_int_equal(kq_batch_begin(&builder, out, 0), 0);
+    assert_int_equal(kq_batch_add(&builder, 1000000, key ? key : (const char *)abort_key,
+                                  key ? (int32_t)strlen(key) : 4,
+                                  key ? "v" : (const char *)abort_value, key ? 1 : 6, NULL, 0, 0),
+                     0);
+    kq_batch_finish(&builder);
+    assert_int_equal(kq_batch_header_read(out->data + start, out->length - start, &header), 0);
+    header.base_offset = offset;
+    header.attributes = attributes;
+    header.producer_id = producer;
+    header.producer_epoch = 0;
+    header.base_sequence = sequence;
+    kq_batch_header_write(out->data + start, &header);
+}
+
+static void append_built(struct ckit *ckit, struct kq_buf *batch)
+{
+    struct kq_log_appended appended;
+    struct kq_log_append append = {
+        .bytes = batch->data, .length = batch->length, .text_length = -1};
+    assert_int_equal(kq_log_append(ckit->kit.log, &append, &appended), 0);
+    batch->length = 0;
+}
+
+/* Seals what was appended so far, and supersedes keys a and b. */
+static void append_filler(struct ckit *ckit)
+{
+    kq_autobuf struct kq_buf batch = {0};
+    for (int i = 0; i < 100; i++) {
+        char key[8];
+        snprintf(key, sizeof(key), i < 2 ? "%c" : "f%c", i < 2 ? 'a' + i : 'a' + i % 20);
+        build(&batch, key, 0, -1, -1, 0);
+        append_built(ckit, &batch);
+    }
+}
+
+static void the_last_batch_of_a_producer_is_known_although_its_messages_are_gone(void **state)
+{
+    struct ckit *ckit = *state;
+    kq_autobuf struct kq_buf batch = {0};
+    build(&batch, "a", 0, 7, 0, 0);
+    append_built(ckit, &batch);
+    build(&batch, "b", 0, 7, 1, 0);
+    append_built(ckit, &batch);
+    append_filler(ckit);
+    assert_int_equal(ckit_compact(ckit, NULL), 0);
+    struct batches batches = first_batches(ckit);
+    assert_int_equal(batches.header[0].base_offset, 1); /* the first one went altogether */
+    assert_int_equal(batches.header[0].producer_id, 7);
+    assert_int_equal(batches.header[0].base_sequence, 1);
+    assert_int_equal(batches.header[0].record_count, 0);
+    assert_int_not_equal(batches.header[1].producer_id, 7);
+}
+
+static void write_log(struct ckit *ckit, const struct kq_buf *bytes)
+{
+    char path[256];
+    kit_close(&ckit->kit);
+    kit_path(&ckit->kit, "00000000000000000000.log", path);
+    int fd = open(path, O_WRONLY | O_TRUNC);
+    assert_int_equal(write(fd, bytes->data, bytes->length), bytes->length);
+    close(fd);
+    ckit->kit.checkpoint = (struct kq_log_checkpoint){.log_start = -1};
+    kit_open(&ckit->kit);
+}
+
+static void aborted_messages_go_and_their_markers_after_them(void **state)
+{
+    struct ckit *ckit = *state;
+    kq_autobuf struct kq_buf log = {0};
+    const int16_t transactional = KQ_ATTRIBUTE_TRANSACTIONAL;
+    const int16_t marker = transactional | KQ_ATTRIBUTE_CONTROL;
+    build(&log, "a", 0, 9, 0, transactional);
+    build(&log, "c", 1, -1, -1, 0);
+    build(&log, NULL, 2, 9, -1, marker);
+    build(&log, "d", 3, 9, 1, 0); /* by this its producer is known, not by the first */
+    write_log(ckit, &log);
+    assert_int_equal(kit_size(&ckit->kit, "00000000000000000000.txnindex"), KQ_ABORTED_ENTRY);
+    append_filler(ckit);
+    assert_int_equal(ckit_compact(ckit, NULL), 0);
+    struct batches batches = first_batches(ckit);
+    assert_int_equal(batches.header[0].base_offset, 1);
+    assert_int_equal(batches.header[1].base_offset, 2); /* its message was there until now */
+    assert_int_equal(batches.header[1].attributes, marker);
+    assert_int_equal(kit_size(&ckit->kit, "00000000000000000000.txnindex"), KQ_ABORTED_ENTRY);
+    append_filler(ckit);
+    assert_int_equal(ckit_compact(ckit, NULL), 0);
+    batches = first_batches(ckit);
+    assert_int_equal(batches.header[1].base_offset, 2);
+    assert_int_equal(batches.header[1].attributes, marker | KQ_ATTRIBUTE_DELETE_HORIZON);
+    assert_int_equal(kit_size(&ckit->kit, "00000000000000000000.txnindex"), 0);
+    ckit->now_ms += 60001;
+    append_filler(ckit);
+    assert_int_equal(ckit_compact(ckit, NULL), 0);
+    batches = first_batches(ckit);
+    assert_int_equal(batches.header[0].base_offset, 1);
+    assert_int_equal(batches.header[1].base_offset, 3);
+    kit_close(&ckit->kit);
+    kit_open(&ckit->kit);
+    assert_int_equal(first_batches(ckit).header[1].base_offset, 3);
+}
+
 /* Appends, tombstones, runs, stops and crashes by chance. */
 static void whatever_happens_the_last_value_of_each_key_is_there(void **state)
 {
@@ -300,6 +433,8 @@ int main(void)
         TEST(the_lags_hold_it_back_and_ask_for_it),
         TEST(a_damaged_batch_is_not_copied),
         TEST(retention_and_compaction_go_together),
+        TEST(the_last_batch_of_a_producer_is_known_although_its_messages_are_gone),
+        TEST(aborted_messages_go_and_their_markers_after_them),
         TEST(whatever_happens_the_last_value_of_each_key_is_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
