@@ -119,7 +119,7 @@ enum kq_handled kq_api_describe_groups(struct kq_request *request)
 static bool is_among(const struct kq_str *words, int32_t count, struct kq_str word)
 {
     for (int32_t i = 0; i < count; i++)
-        if (words[i].length == word.length &&
+        if (word.length > 0 && words[i].length == word.length &&
             strncasecmp(words[i].data, word.data, (size_t)word.length) == 0)
             return true;
     return count <= 0; /* no filter */

@@ -78,7 +78,8 @@ static void take(struct kq_sendq *queue, size_t length)
     queue->sent += length;
     for (;;) {
         struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
-        if (!chunk || length < chunk->left) {
+        /* The analyzer does not see what TAILQ_REMOVE did to the one before. */
+        if (!chunk || length < chunk->left) { /* NOLINT(clang-analyzer-unix.Malloc) */
             if (chunk) {
                 chunk->left -= length;
                 chunk->position += (int64_t)length;

@@ -30,7 +30,7 @@ static int add_listener(struct kq_server *server, const char *text, size_t lengt
     int r = kq_address_parse(text, length, &address);
     if (r == 0)
         r = kq_listener_new(&address, &listener);
-    if (r < 0)
+    if (r != 0)
         return r;
     listener->context = server->acceptor;
     listener->accepted = kq_acceptor_take;
