@@ -89,7 +89,8 @@ static int roll_for_removal(struct kq_log *log, int64_t offset)
     return r;
 }
 
-static int delete_before(struct kq_log *log, int64_t offset)
+/* SYNC: what goes may be what nobody has synced. */
+static int delete_before(struct kq_log *log, int64_t offset, bool sync)
 {
     log->deleting = offset;
     int rolled = roll_for_removal(log, offset);
@@ -97,7 +98,8 @@ static int delete_before(struct kq_log *log, int64_t offset)
     struct kq_segment *first = kq_log_first_segment(log);
     /* Text positions outlive the segments from which they were counted. What those hold is durable
      * before that: a power loss in between would leave the position of text that is not there. */
-    int r = first != keep && !log->failed ? kq_log_sync_up_to(log, keep->base) : 0;
+    sync &= first != keep && !log->failed;
+    int r = sync ? kq_log_sync_up_to(log, keep->base) : 0;
     if (r == 0 && first != keep)
         r = kq_log_fix_text(log, keep);
     kq_segment_unref(first);
@@ -110,15 +112,20 @@ static int delete_before(struct kq_log *log, int64_t offset)
     return r < 0 ? r : rolled;
 }
 
-int kq_log_delete_before(struct kq_log *log, int64_t offset)
+static int delete_up_to(struct kq_log *log, int64_t offset, bool sync)
 {
     if (offset > atomic_load_explicit(&log->end, memory_order_acquire))
         return KQ_BEYOND;
     pthread_mutex_lock(&log->removing);
     offset = kq_max64(offset, atomic_load(&log->start));
-    int r = delete_before(log, offset);
+    int r = delete_before(log, offset, sync);
     pthread_mutex_unlock(&log->removing);
     return r;
+}
+
+int kq_log_delete_before(struct kq_log *log, int64_t offset)
+{
+    return delete_up_to(log, offset, true);
 }
 
 /* --- Retention --- */
@@ -187,7 +194,8 @@ static int apply_retention(struct kq_log *log, const struct kq_log_config *confi
     struct kq_segment *first = kq_log_first_segment(log);
     bool due = until > atomic_load(&log->start) || (first->sealed && first->next_offset <= until);
     kq_segment_unref(first);
-    int removed = due ? kq_log_delete_before(log, until) : 0;
+    /* What it takes has long been on disk, or else comes back with a power loss and goes again. */
+    int removed = due ? delete_up_to(log, until, false) : 0;
     return r != 0 ? r : removed;
 }
 
