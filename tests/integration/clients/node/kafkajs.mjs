@@ -72,6 +72,7 @@ class Client {
   }
 
   async consume ({ topic, partition, from, count, timeout_ms }) {
+    for (const name of ['snappy', 'lz4']) await codec(name).catch(() => {}) // what it can read besides gzip
     const consumer = this.kafka.consumer({ groupId: `unused-${topic}-${process.pid}`, maxBytesPerPartition: 8 << 20 })
     const admin = this.kafka.admin()
     let offset = from.offset
