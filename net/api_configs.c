@@ -103,6 +103,21 @@ static int16_t add_change(struct kq_request *request, struct kq_topic_setting *c
 
 /* --- AlterConfigs: what is not named goes back to its default --- */
 
+static int16_t named_changes(struct kq_request *request,
+                             const struct kq_alter_configs_request_resource *resource,
+                             struct kq_topic_setting *ret, size_t *ret_count,
+                             struct kq_str *ret_message)
+{
+    int16_t error = KQ_ERROR_NONE;
+    for (int32_t i = 0; i < resource->configs_count && !error; i++) {
+        const struct kq_alter_configs_request_config *one = &resource->configs[i];
+        const char *value = kq_admin_string(request, one->value);
+        error = value ? add_change(request, ret, ret_count, one->name, value, ret_message)
+                      : null_value(request, one->name, ret_message);
+    }
+    return error;
+}
+
 static int16_t replace_configs(struct kq_request *request,
                                const struct kq_alter_configs_request_resource *resource,
                                bool check_only, struct kq_str *ret_message)
@@ -114,23 +129,18 @@ static int16_t replace_configs(struct kq_request *request,
         kq_arena_array(&request->arena, (size_t)resource->configs_count + 1, sizeof(*changes));
     if (!changes)
         return KQ_ERROR_POLICY_VIOLATION;
-    int16_t error = KQ_ERROR_NONE;
-    for (int32_t i = 0; i < resource->configs_count && !error; i++) {
-        const struct kq_alter_configs_request_config *one = &resource->configs[i];
-        const char *value = kq_admin_string(request, one->value);
-        error = value
-                    ? add_change(request, changes, &alteration.count, one->name, value, ret_message)
-                    : null_value(request, one->name, ret_message);
-    }
-    if (!error)
-        error = find_altered(request, resource->resource_type, resource->resource_name, &topic,
-                             ret_message);
+    int16_t error = find_altered(request, resource->resource_type, resource->resource_name, &topic,
+                                 ret_message);
     if (error)
         return error;
-    alteration.changes = changes;
-    int r = kq_topic_alter_config(topic, &request->caller, &alteration, &refusal);
+    error = named_changes(request, resource, changes, &alteration.count, ret_message);
+    if (!error) {
+        alteration.changes = changes;
+        int r = kq_topic_alter_config(topic, &request->caller, &alteration, &refusal);
+        error = altered(request, r, &refusal, ret_message);
+    }
     kq_topic_unref(topic);
-    return altered(request, r, &refusal, ret_message);
+    return error;
 }
 
 static int find_repeated(struct kq_request *request, bool **ret)

@@ -575,6 +575,7 @@ def test_what_cannot_be_altered_is_refused():
         for kind, name in ((BROKER, "1"), (BROKER, ""), (BROKER_LOGGER, "1"), (CLIENT_METRICS, "m"),
                            (GROUP, "g"), (0, "x"), (127, "x")):
             refused(alter(client, name, kind=kind, segment_ms="5"), "INVALID_REQUEST")
+            refused(alter(client, name, kind=kind, nonsense="5"), "INVALID_REQUEST")
             refused(change(client, name, (SET, "segment.ms", "5"), kind=kind), "INVALID_REQUEST")
         for name in ("nowhere", "no/name", ""):
             refused(alter(client, name, segment_ms="5"), "UNKNOWN_TOPIC_OR_PARTITION")
