@@ -174,7 +174,8 @@ class Client {
   }
 
   async delete_records ({ topic, partition, before }) {
-    await this.admin((a) => a.deleteTopicRecords({ topic, partitions: [{ partition, offset: String(before) }] }))
+    // It must have looked at the topic before.
+    await this.admin(async (a) => { await a.fetchTopicOffsets(topic); await a.deleteTopicRecords({ topic, partitions: [{ partition, offset: String(before) }] }) })
   }
 
   async topics () {
