@@ -194,8 +194,9 @@ static void with_flushing_a_commit_waits_for_the_disk(void **state)
     }
     assert_int_equal(synced, 1);
     kq_fault_arm(KQ_FAULT_SYNC, 1, EIO, true);
-    assert_int_equal(kit_commit(kit, "g", NULL, topic, 0, 99, ""), -EIO);
+    int r = kit_commit(kit, "g", NULL, topic, 0, 99, "");
     assert_true(kq_fault_disarm());
+    assert_true(r == -EIO || r == -EROFS); /* who asks for the sync first is told EIO */
     assert_int_equal(kit_offset(kit, "g", "t", 0), 19);
     kq_topic_unref(offsets);
     kq_topic_unref(topic);
