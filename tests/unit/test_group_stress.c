@@ -93,7 +93,8 @@ static int64_t told_ms(const struct kit_wait *wait, int64_t asked_ms)
     return wait->calls > 0 ? wait->told_ns / 1000000 : asked_ms;
 }
 
-/* What was asked at ASKED_MS was answered with RESULT. */
+/* What the broker looked at no later than ASKED_MS was answered with RESULT: this thread may have
+ * stood still before it could ask, so that is when it was done asking. */
 static void lost(struct client *client, int64_t asked_ms, int result)
 {
     if (result == KQ_GROUP_UNKNOWN_MEMBER || result == KQ_GROUP_FENCED_INSTANCE) {
@@ -160,9 +161,8 @@ static bool become_member(struct client *client)
         lost(client, asked_ms, r);
     client->heard_ms = told_ms(&client->wait, asked_ms);
     if (r == 0) {
-        asked_ms = now_ms();
         r = sync_group(client, client->wait.wait.answer);
-        lost(client, asked_ms, r);
+        lost(client, now_ms(), r);
     }
     kit_forget(&client->wait);
     return r == 0;
@@ -171,11 +171,10 @@ static bool become_member(struct client *client)
 static void commit(struct client *client)
 {
     struct kit_member member = {.generation = client->generation};
-    int64_t asked_ms = now_ms();
     snprintf(member.id, sizeof(member.id), "%s", client->id);
     int r = kit_commit(client->kit, client->name, &member, client->topic, 0, client->generation,
                        client->id);
-    lost(client, asked_ms, r);
+    lost(client, now_ms(), r);
     require(r == 0 || r == KQ_GROUP_UNKNOWN_MEMBER || r == KQ_GROUP_ILLEGAL_GENERATION ||
             r == KQ_GROUP_REBALANCE_IN_PROGRESS);
 }
@@ -185,7 +184,7 @@ static bool be_member(struct client *client)
 {
     int64_t asked_ms = now_ms();
     int r = kit_heartbeat(client->kit, client->name, client->id, client->generation);
-    lost(client, asked_ms, r);
+    lost(client, now_ms(), r);
     client->heard_ms = r == 0 ? asked_ms : client->heard_ms;
     if (r == 0 && pick(client, 4) == 0)
         commit(client);
@@ -198,8 +197,8 @@ static void maybe_go(struct client *client)
         return;
     uint64_t fate = pick(client, 30);
     if (fate == 0) {
-        int64_t asked_ms = now_ms();
-        lost(client, asked_ms, kit_leave(client->kit, client->name, client->id));
+        int r = kit_leave(client->kit, client->name, client->id);
+        lost(client, now_ms(), r);
         forget_id(client);
     } else if (fate == 1) {
         forget_id(client); /* dies, and comes back as another */
