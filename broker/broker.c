@@ -9,6 +9,7 @@
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 #include "broker/group.h"
+#include "broker/quotas.h"
 
 /* --- Opening --- */
 
@@ -53,6 +54,7 @@ static int set_up(const struct kq_broker_options *options, struct kq_broker **re
 static void tear_down(struct kq_broker *broker)
 {
     kq_pool_free(broker->syncer);
+    kq_quotas_close(broker->quotas);
     kq_datadir_close(broker);
     kq_registry_destroy(&broker->registry);
     kq_housekeeper_destroy(&broker->housekeeper);
@@ -131,6 +133,8 @@ static int open_data(struct kq_broker *broker, const struct kq_broker_options *o
         return r;
     share(broker);
     r = kq_producer_ids_read(&broker->producer_ids, broker->dirfd);
+    if (r == 0)
+        r = kq_quotas_open(&broker->options.quotas, broker->dirfd, &broker->quotas);
     if (r == 0)
         r = kq_load(broker);
     if (r == 0)

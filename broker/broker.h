@@ -20,6 +20,7 @@
 #include "broker/extent.h"
 #include "broker/groupoptions.h"
 #include "broker/log.h"
+#include "broker/quotaoptions.h"
 #include "broker/topicconfig.h"
 
 struct kq_broker;
@@ -43,6 +44,7 @@ struct kq_broker_options {
     unsigned sync_threads;
     struct kq_cleaner_options cleaner;
     struct kq_group_options groups; /* all zero: the defaults */
+    struct kq_quota_options quotas; /* all zero: the defaults */
     struct kq_attributes new_root;  /* of the root, where the data directory is new */
     struct kq_authz authz;
 };

@@ -115,6 +115,7 @@ struct kq_broker {
     struct kq_housekeeper housekeeper;
     struct kq_cleaner cleaner;
     struct kq_producer_ids producer_ids;
+    struct kq_quotas *quotas;
     struct kq_groups *groups;        /* group.h */
     pthread_mutex_t checkpoint_lock; /* writers of the checkpoint files */
     _Atomic int64_t synced_bytes;    /* since the recovery checkpoint was written */
