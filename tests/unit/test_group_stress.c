@@ -106,7 +106,7 @@ static void lost(struct client *client, int64_t asked_ms, int result)
 static int join(struct client *client)
 {
     const struct kit_join request = {
-        .group = client->name, .member = client->id, .session_ms = 6000, .rebalance_ms = 1000};
+        .group = client->name, .member = client->id, .session_ms = 6000, .rebalance_ms = 3000};
     kit_join(client->kit, &request, &client->wait);
     int r = kit_await(&client->wait);
     const struct kq_group_answer *answer = client->wait.wait.answer;
