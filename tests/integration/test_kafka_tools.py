@@ -11,7 +11,7 @@ import re
 import select
 import subprocess
 
-import kafka
+import kafkanode
 import mounted
 from mounted import *
 from protocol import Server
@@ -33,7 +33,7 @@ class Toolbox:
 
     def start(self):
         self.log = open(os.path.join(mounted.test_directory(), "tools.log"), "wb")
-        self.process = subprocess.Popen(kafka.java(TOOLS, more=["-Xmx128m"]), stdin=subprocess.PIPE,
+        self.process = subprocess.Popen(kafkanode.java(TOOLS, more=["-Xmx128m"]), stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.log)
         atexit.register(self.end)
 
@@ -195,7 +195,7 @@ def test_the_perf_tools():
 def test_the_verifiable_tools():
     create("verified", 1)
     # A JVM of its own: it says the result in a hook of the runtime.
-    text = kafka.tool("org.apache.kafka.tools.VerifiableProducer", "--bootstrap-server",
+    text = kafkanode.tool("org.apache.kafka.tools.VerifiableProducer", "--bootstrap-server",
                       broker.address, "--topic", "verified", "--max-messages", "50", "--acks", "-1")
     has(text, '"acked":50', '"shutdown_complete"')
     text = run("VerifiableConsumer", "--topic", "verified", "--group-id", "verified",
@@ -236,7 +236,7 @@ def test_kafka_consumer_groups():
 def test_kafka_consumer_groups_of_members_that_are_there():
     path = create("live", 3)
     append(f"{path}/p2", lines(5))
-    command = kafka.java("org.apache.kafka.tools." + CONSUMER, "--bootstrap-server", broker.address,
+    command = kafkanode.java("org.apache.kafka.tools." + CONSUMER, "--bootstrap-server", broker.address,
                          "--topic", "live", "--group", "live", "--from-beginning",
                          more=["-Xmx64m"])
     with Follower(*command) as consumer:
@@ -323,7 +323,7 @@ def test_the_dump_tool_reads_our_files():
 
 if __name__ == "__main__":
     try:
-        kafka.folder()
+        kafkanode.folder()
     except Skip as reason:
         print(f"skipped: {reason}")
         raise SystemExit(77)
