@@ -50,6 +50,9 @@ struct kq_config {
         int64_t offset_metadata_bytes, offsets_partitions, offsets_segment_bytes;
         int64_t offsets_retention_minutes, offsets_check_ms, max_lags;
     } groups;
+    struct kq_quota_settings {
+        int64_t windows, window_s, max_entities, max_accounts;
+    } quotas;
     /* [mount] */
     char *mountpoint;    /* NULL: not given */
     char *mount_options; /* what the kernel and libfuse are to see, comma-separated, escaped; "" */

@@ -116,6 +116,13 @@ static int open_broker(const struct kq_config *config, struct kq_auth *auth, str
                 .backoff_ms = config->cleaner_backoff_ms,
             },
         .groups = group_options(&config->groups),
+        .quotas =
+            {
+                .windows = (int32_t)config->quotas.windows,
+                .window_s = (int32_t)config->quotas.window_s,
+                .max_entities = (uint32_t)config->quotas.max_entities,
+                .max_accounts = (uint32_t)config->quotas.max_accounts,
+            },
         .new_root = {.uid = geteuid(), .gid = getegid(), .mode = S_ISVTX | 0755},
         .authz = kq_auth_authz(auth),
     };

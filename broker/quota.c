@@ -171,11 +171,15 @@ static bool is_name(const char *name)
     return !name || (*name && kq_groups_name_valid(kq_str_of(name)));
 }
 
+bool kq_quota_entity_valid(const struct kq_quota_entity *entity)
+{
+    return (entity->has_user || entity->has_client) && is_name(entity->user) &&
+           is_name(entity->client);
+}
+
 static bool is_sound(const struct kq_quota_change *change)
 {
-    const struct kq_quota_entity *entity = &change->entity;
-    return (entity->has_user || entity->has_client) && is_name(entity->user) &&
-           is_name(entity->client) && isfinite(change->value) && change->value >= 0;
+    return kq_quota_entity_valid(&change->entity) && isfinite(change->value) && change->value >= 0;
 }
 
 /* What is to be, and as it is on disk. */

@@ -45,6 +45,9 @@ struct kq_quota_entity {
     const char *user, *client; /* UTF-8, not empty; NULL: the default */
 };
 
+/* Are its names some that a quota can be for? Any thread. */
+bool kq_quota_entity_valid(const struct kq_quota_entity *entity);
+
 struct kq_quota_change {
     struct kq_quota_entity entity;
     enum kq_quota_type type;
@@ -53,8 +56,8 @@ struct kq_quota_change {
 
 /* All changes or none; what is set last counts. They are durable, and apply to what comes from then
  * on, when this returns. With CHECK_ONLY it says what would happen and changes nothing. Blocks. 0;
- * -EACCES, -EPERM (who alters the cluster may); -EINVAL (a name that is no UTF-8, a value that is
- * no such number); -EDQUOT (quota.max.entities, or 64 MiB of them); -ENOMEM, -errno. */
+ * -EACCES, -EPERM (who alters the cluster may); -EINVAL (an entity that is not valid, a value that
+ * is no such number); -EDQUOT (quota.max.entities, or 64 MiB of them); -ENOMEM, -errno. */
 int kq_quota_alter(struct kq_broker *broker, const struct kq_caller *caller,
                    const struct kq_quota_change *changes, size_t count, bool check_only);
 

@@ -39,6 +39,8 @@ static struct kq_api rows[] = {
     {45, 0, 1, 0, KQ_API_HEAVY, kq_api_alter_partition_reassignments, NULL, 0},
     {46, 0, 0, 0, 0, kq_api_list_partition_reassignments, NULL, 0},
     {47, 0, 0, 0, 0, kq_api_offset_delete, NULL, 0},
+    {48, 0, 1, 0, KQ_API_HEAVY, kq_api_describe_client_quotas, NULL, 0},
+    {49, 0, 1, 0, KQ_API_HEAVY, kq_api_alter_client_quotas, NULL, 0},
     {57, 0, 2, 0, 0, kq_api_update_features, NULL, 0},
     {60, 0, 2, 0, 0, kq_api_describe_cluster, NULL, 0},
     {74, 0, 1, 0, KQ_API_HEAVY, kq_api_list_config_resources, NULL, 0},

@@ -78,6 +78,9 @@ enum kq_handled kq_api_delete_groups(struct kq_request *request);
 enum kq_handled kq_api_offset_commit(struct kq_request *request);
 enum kq_handled kq_api_offset_fetch(struct kq_request *request);
 enum kq_handled kq_api_offset_delete(struct kq_request *request);
+/* api_quota.c */
+enum kq_handled kq_api_describe_client_quotas(struct kq_request *request);
+enum kq_handled kq_api_alter_client_quotas(struct kq_request *request);
 /* api_cluster.c */
 enum kq_handled kq_api_describe_log_dirs(struct kq_request *request);
 enum kq_handled kq_api_elect_leaders(struct kq_request *request);

@@ -13,6 +13,7 @@
 #include "net/errmap.h"
 #include "net/fetch.h"
 #include "net/internal.h"
+#include "net/throttle.h"
 
 #define FIRST_WITH_IDS 13
 #define FIRST_WITH_REPLICA_STATE 15
@@ -120,6 +121,7 @@ static void set_sizes(struct kq_fetch *fetch)
 {
     const struct kq_fetch_request *body = fetch->request->body;
     int64_t most = fetch->request->server->options.fetch_max_bytes;
+    most = kq_min64(most, kq_throttle_fetch_bytes(fetch->request));
     fetch->max_bytes = kq_max64(0, kq_min64(body->max_bytes, most));
     fetch->min_bytes = kq_min64(body->min_bytes, fetch->max_bytes);
     fetch->committed = body->isolation_level == READ_COMMITTED;

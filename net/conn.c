@@ -237,6 +237,17 @@ void kq_conn_watch_deadline(struct kq_conn *conn)
         kq_loop_set_timer(conn->shard->loop, &conn->timer, at);
 }
 
+void kq_conn_mute(struct kq_conn *conn, int32_t throttle_ms)
+{
+    int64_t until_ns = conn->shard->loop->now_ns + throttle_ms * NS_PER_MS;
+    conn->muted_until_ns = kq_max64(conn->muted_until_ns, until_ns);
+    /* The rest of a frame cannot come before it is read. */
+    if (conn->frame_ns)
+        conn->frame_ns = kq_max64(conn->frame_ns, conn->muted_until_ns);
+    kq_tally(conn->shard->telemetry, KQ_TALLY_MUTED, 1);
+    kq_conn_watch_deadline(conn);
+}
+
 static void expire(struct kq_timer *timer)
 {
     struct kq_conn *conn = (struct kq_conn *)((char *)timer - offsetof(struct kq_conn, timer));

@@ -13,6 +13,7 @@
 #include "net/errmap.h"
 #include "net/fetch.h"
 #include "net/internal.h"
+#include "net/throttle.h"
 
 #define POSTED 1u
 #define ARMED 2u
@@ -90,6 +91,15 @@ static void add_endpoint(struct kq_fetch *fetch)
     response->node_endpoints_count = 1;
 }
 
+/* The client has had too much of late, and will ask again when it may. Without any partition, so
+ * that it knows nothing of them that would be older then. */
+static enum kq_handled answer_nothing(struct kq_fetch *fetch)
+{
+    struct kq_fetch_response *response = fetch->request->response;
+    response->responses_count = 0;
+    return KQ_HANDLED_NOW;
+}
+
 /* Nothing further is waited for: the response, or the wait for wakes that are on their way. */
 static enum kq_handled conclude(struct kq_fetch *fetch)
 {
@@ -106,6 +116,8 @@ static enum kq_handled conclude(struct kq_fetch *fetch)
     if (atomic_load_explicit(&fetch->news, memory_order_acquire) != 0)
         return KQ_HANDLED_PARKED;
     fetch->request->cancel = NULL;
+    if (!kq_throttle_fetch(fetch->request, fetch->bytes))
+        return answer_nothing(fetch);
     for (int32_t i = 0; i < fetch->count; i++)
         kq_fetch_finish(&fetch->parts[i]);
     if (fetch->fenced)

@@ -41,6 +41,7 @@ struct kq_shard {
 struct kq_server {
     struct kq_server_options options;
     struct kq_broker *broker;
+    struct kq_quotas *quotas; /* the broker's; NULL: none */
     struct kq_shard *shards;
     unsigned shard_count;
     struct kq_pool *workers, *readers;
@@ -93,6 +94,7 @@ struct kq_conn {
     int64_t active_ns;          /* bytes came or went */
     int64_t frame_ns;           /* since when part of a frame is here; 0: none is */
     int64_t muted_until_ns;
+    int64_t sending_ns; /* of the thread, not charged yet; see throttle.h */
     bool readable, writable, hung_up, is_crowded;
     bool is_full, is_stuffed; /* counted: too many requests in flight, too much to send */
     enum kq_conn_end end;
@@ -140,6 +142,9 @@ void kq_conn_close_later(struct kq_conn *conn, enum kq_tally why);
 
 /* A deadline of it may be nearer now. */
 void kq_conn_watch_deadline(struct kq_conn *conn);
+
+/* Its client is not heard for THROTTLE_MS from now on. */
+void kq_conn_mute(struct kq_conn *conn, int32_t throttle_ms);
 
 uint64_t kq_conn_number(const struct kq_conn *conn);
 

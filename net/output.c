@@ -7,9 +7,9 @@
 #include "net/internal.h"
 #include "net/message.h"
 #include "net/resident.h"
+#include "net/throttle.h"
 #include "net/wire.h"
 
-#define NS_PER_MS INT64_C(1000000)
 #define SEND_AT_ONCE ((size_t)2 * 1024 * 1024) /* then it is the turn of others */
 
 /* A range of a file that is being read in for a connection, which may be gone when that is done. */
@@ -88,7 +88,9 @@ void kq_conn_write(struct kq_conn *conn)
     uint64_t before = conn->sendq.sent, from_files = conn->sendq.sent_from_files;
     if (!conn->writable || conn->warming || kq_sendq_left(&conn->sendq) == 0)
         return;
+    int64_t began_ns = kq_throttle_send_clock(conn);
     int r = kq_sendq_write(&conn->sendq, &conn->transport, SEND_AT_ONCE, &cold);
+    kq_throttle_sent(conn, began_ns);
     count_sent(conn, before, from_files);
     if (r == KQ_SENDQ_COLD)
         r = start_warming(conn, &cold);
@@ -129,13 +131,6 @@ static int queue_frame(struct kq_conn *conn, struct kq_wire_frame *frame, struct
     return r;
 }
 
-static void mute(struct kq_conn *conn, int32_t throttle_ms)
-{
-    conn->muted_until_ns = conn->shard->loop->now_ns + throttle_ms * NS_PER_MS;
-    kq_tally(conn->shard->telemetry, KQ_TALLY_MUTED, 1);
-    kq_conn_watch_deadline(conn);
-}
-
 int kq_conn_respond(struct kq_conn *conn, struct kq_request *request, uint64_t *ret_bytes)
 {
     const struct kq_message *message = request->api->message;
@@ -156,9 +151,6 @@ int kq_conn_respond(struct kq_conn *conn, struct kq_request *request, uint64_t *
         kq_buf_release(&buf);
         return r;
     }
-    /* KIP-219: the client learns of it at once, and is not heard for so long. */
-    if (request->throttle_ms > 0)
-        mute(conn, request->throttle_ms);
     *ret_bytes = conn->sendq.added - before;
     return 0;
 }

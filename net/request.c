@@ -7,6 +7,7 @@
 #include "broker/base/mem.h"
 #include "net/internal.h"
 #include "net/message.h"
+#include "net/throttle.h"
 #include "net/wire.h"
 
 /* A request takes part in four things at once that other threads bring about: what was posted for
@@ -139,11 +140,20 @@ void kq_request_post(struct kq_request *request, kq_handle_fn run)
     tell(request, POSTED);
 }
 
+/* REQUEST is there afterwards, whatever RUN has told others: it goes on the loop, by mail. */
+static enum kq_handled call(struct kq_request *request, kq_handle_fn run)
+{
+    int64_t began_ns = kq_throttle_clock(request);
+    enum kq_handled result = run(request);
+    kq_throttle_spent(request, began_ns);
+    return result;
+}
+
 static void run_offloaded(struct kq_job *job)
 {
     struct kq_request *request =
         (struct kq_request *)((char *)job - offsetof(struct kq_request, job));
-    request->job_result = request->offloaded(request);
+    request->job_result = call(request, request->offloaded);
     tell(request, RETURNED);
 }
 
@@ -234,7 +244,8 @@ static void deliver(struct kq_mail *mail)
     }
     if (request->told & POSTED) {
         request->told &= ~(unsigned)POSTED;
-        take_result(request, atomic_load_explicit(&request->posted, memory_order_relaxed)(request));
+        take_result(request,
+                    call(request, atomic_load_explicit(&request->posted, memory_order_relaxed)));
     } else if (request->conn->end == KQ_CONN_CLOSED) {
         cancel(request);
     }
@@ -275,7 +286,7 @@ static void start(struct kq_conn *conn)
     else if (request->api->flags & KQ_API_HEAVY)
         kq_request_offload(request, request->api->handle);
     else
-        take_result(request, request->api->handle(request));
+        take_result(request, call(request, request->api->handle));
 }
 
 /* The first request is complete. */
@@ -287,8 +298,13 @@ static void retire(struct kq_conn *conn)
     TAILQ_REMOVE(&conn->requests, request, queue);
     conn->in_flight--;
     bool heard = conn->end == KQ_CONN_OPEN || conn->end == KQ_CONN_DRAINING;
+    if (heard && request->result != KQ_HANDLED_CLOSE)
+        kq_throttle(request);
     if (heard && request->result == KQ_HANDLED_NOW)
         r = kq_conn_respond(conn, request, &bytes);
+    /* KIP-219: the client learns of it at once, and is not heard for so long. */
+    if (heard && r == 0 && request->throttle_ms > 0)
+        kq_conn_mute(conn, request->throttle_ms);
     kq_telemetry_end(conn->shard->telemetry, request, bytes);
     if (r < 0)
         kq_conn_close(conn, r == -ENOMEM ? KQ_TALLY_NO_MEMORY : KQ_TALLY_REFUSED);

@@ -79,6 +79,7 @@ struct kq_request {
     atomic_uint news;       /* what MAIL is to tell; of enum news in request.c */
     unsigned told;          /* what it has told and what has to wait */
     enum kq_handled result, job_result;
+    _Atomic int64_t busy_ns; /* threads that it has kept busy; where a quota asks for it */
     int stage;
     bool cancelled;
     const uint8_t *body_at; /* in `bytes` */

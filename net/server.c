@@ -13,6 +13,7 @@
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "broker/quota.h"
 #include "net/acceptor.h"
 #include "net/admit.h"
 #include "net/identify.h"
@@ -169,6 +170,7 @@ static int format_metrics(struct kq_metric_source *source, struct kq_buf *ret)
 int kq_server_start(struct kq_server *server, struct kq_broker *broker)
 {
     server->broker = broker;
+    server->quotas = broker ? kq_broker_quotas(broker) : NULL;
     int r = start_threads(server);
     server->started = r == 0;
     if (r == 0)
