@@ -85,7 +85,10 @@ static int add_partition(struct check *check, struct kq_topic *topic, int32_t nu
     uint8_t id[KQ_UUID_BYTES];
     struct kq_log_bounds bounds;
     kq_partition_directory(topic->name, number, name);
-    if (kq_scan_topic_id(check->target->dirfd, name, id) < 0)
+    int r = kq_scan_topic_id(check->target->dirfd, name, id);
+    if (r < 0 && r != -ENOENT)
+        return r;
+    if (r < 0)
         return refuse(check,
                       "%s has no partition.metadata with the topic's id, and Kafka would put it "
                       "aside: let Kafka make the topic",
@@ -95,7 +98,10 @@ static int add_partition(struct check *check, struct kq_topic *topic, int32_t nu
                       "%s is of another topic of this name, which Kafka deleted: start that "
                       "Kafka once, and stop it",
                       name);
-    if (!check->overwrite && kq_scan_holds_messages(check->target->dirfd, name) != 0)
+    r = check->overwrite ? 0 : kq_scan_holds_messages(check->target->dirfd, name);
+    if (r < 0)
+        return r;
+    if (r > 0)
         return refuse(check, "%s holds messages, or did: --overwrite replaces them", name);
     kq_log_bounds(partition->log, &bounds);
     check->plan->bytes += bounds.bytes;
@@ -151,5 +157,7 @@ int kq_export_plan_partitions(struct kq_export_plan *plan, const struct kq_expor
     int r = 0;
     for (size_t i = 0; i < kq_export_topic_count(plan) && r == 0; i++)
         r = check_topic(&check, kq_export_topic(plan, i));
+    if (r < 0)
+        kq_diag(LOG_ERR, "cannot look at what is in %s: %s", target->path, strerror(-r));
     return r == 0 && check.refused ? -EINVAL : r;
 }

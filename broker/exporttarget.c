@@ -235,9 +235,13 @@ static int exchange(struct kq_export_target *target, const char *partition, cons
     char *unique = strrchr(old, '.');
     unique[1] = unique[1] == '0' ? '1' : '0'; /* another name of the same kind */
     int r = kq_io_rename(target->dirfd, partition, target->dirfd, old);
+    if (r < 0)
+        return r;
+    r = kq_io_rename(target->dirfd, name, target->dirfd, partition);
     if (r == 0)
-        r = kq_io_rename(target->dirfd, name, target->dirfd, partition);
-    return r < 0 ? r : kq_io_rename(target->dirfd, old, target->dirfd, name);
+        return kq_io_rename(target->dirfd, old, target->dirfd, name);
+    kq_io_rename(target->dirfd, old, target->dirfd, partition);
+    return r;
 }
 
 int kq_export_target_swap(struct kq_export_target *target, const char *topic, int32_t number,
@@ -246,7 +250,7 @@ int kq_export_target_swap(struct kq_export_target *target, const char *topic, in
     const struct kq_export_note note = {topic, number, *log};
     char partition[KQ_EXPORT_NAME_BYTES];
     name_partition(topic, number, partition);
-    int r = kq_buf_reserve(&target->notes, sizeof(note));
+    int r = kq_buf_reserve(&target->notes, sizeof(note)); /* so that it is noted if it is done */
     if (r == 0)
         r = exchange(target, partition, name);
     if (r == 0) {
@@ -254,9 +258,9 @@ int kq_export_target_swap(struct kq_export_target *target, const char *topic, in
         r = kq_io_sync_dir(target->dirfd);
     }
     if (r < 0)
-        return fail(target, "put into place", partition, r);
+        fail(target, "put into place", partition, r);
     kq_export_target_discard(target, name);
-    return 0;
+    return r;
 }
 
 /* --- Checkpoints --- */
