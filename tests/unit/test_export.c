@@ -131,7 +131,10 @@ static void fill(struct stage *stage, int32_t partitions, int count)
     struct kq_topic *topic = ground_topic(&stage->ground, "t", partitions);
     struct kq_access access = ground_access(topic, 0);
     struct kq_log_appended appended;
+    /* The messages are old: housekeeping would roll and delete. */
     assert_int_equal(kq_topic_set_config(topic, &ground_caller, "retention.ms", "-1"), 0);
+    assert_int_equal(
+        kq_topic_set_config(topic, &ground_caller, "segment.ms", "9223372036854775807"), 0);
     for (int i = 0; i < count; i++)
         assert_int_equal(ground_append(&access, "first\nsecond\n", &appended), 0);
     kq_topic_unref(topic);
@@ -479,6 +482,7 @@ static void commands_make_the_topics_with_their_configurations(void **state)
     fill(stage, 2, 0);
     struct kq_topic *topic = ground_find(&stage->ground, "t");
     assert_int_equal(kq_topic_set_config(topic, &ground_caller, "retention.ms", "7"), 0);
+    assert_int_equal(kq_topic_set_config(topic, &ground_caller, "segment.ms", NULL), 0);
     assert_int_equal(kq_topic_set_config(topic, &ground_caller, "key.separator", "="), 0);
     kq_topic_unref(topic);
     FILE *to = open_memstream(&text, &length);
