@@ -379,6 +379,31 @@ def test_many_add_partitions_at_once_and_none_gets_too_many():
         client.close()
 
 
+def test_what_is_changed_is_described_at_once():
+    def by_metadata(client, version):
+        topic = metadata(client, "seen", version, create=False)
+        return ERRORS[topic["error_code"]], len(topic["partitions"]), topic["topic_id"]
+
+    def described(client):
+        (topic,) = client.ask("DescribeTopicPartitions", 0, topics=[dict(name="seen")])["topics"]
+        return ERRORS[topic["error_code"]], len(topic["partitions"]), topic["topic_id"]
+
+    with broker.client() as client:
+        for version in range(10, 14):
+            topic_id = create_one(client, "seen", num_partitions=1)["topic_id"]
+            for count in 1, 4:
+                if count > 1:
+                    refused(add(client, "seen", count), "NONE")
+                equal(by_metadata(client, version), ("NONE", count, topic_id))
+                equal(described(client), ("NONE", count, topic_id))
+            equal(error_names(delete(client, "seen")), ["NONE"])
+            equal(by_metadata(client, version)[:2], ("UNKNOWN_TOPIC_OR_PARTITION", 0))
+            equal(described(client)[:2], ("UNKNOWN_TOPIC_OR_PARTITION", 0))
+        answer = client.ask("DescribeCluster", 2, include_cluster_authorized_operations=True)
+        equal([b["broker_id"] for b in answer["brokers"]], [1])
+        check(answer["cluster_authorized_operations"] & 1 << 7, "ALTER, for the root's owner")
+
+
 # --- DeleteRecords ---
 
 def test_records_are_deleted_in_every_version():
