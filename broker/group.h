@@ -279,7 +279,7 @@ unsigned kq_group_member_count(const struct kq_group *group);
 
 /* Adds MEMBER, which has protocols. -ENOMEM. */
 int kq_group_add(struct kq_group *group, struct kq_group_member *member);
-void kq_group_add_pending(struct kq_group *group, struct kq_group_member *member);
+int kq_group_add_pending(struct kq_group *group, struct kq_group_member *member); /* -ENOMEM */
 void kq_group_take_pending(struct kq_group *group, struct kq_group_member *member);
 /* Removes it, member or pending, and drops the table's reference; if it waits, RESULT is the
  * answer.
@@ -290,8 +290,8 @@ void kq_group_clear_members(struct kq_group *group);
 int kq_group_update(struct kq_group *group, struct kq_group_member *member,
                     struct kq_group_protocols *protocols, int32_t session_timeout_ms,
                     int32_t rebalance_timeout_ms);
-/* Changes the id of a static member. */
-void kq_group_rename(struct kq_group *group, struct kq_group_member *member, struct kq_str id);
+/* Changes the id of a static member; takes ID over. -ENOMEM: nothing has changed. */
+int kq_group_rename(struct kq_group *group, struct kq_group_member *member, struct kq_str id);
 /* Could one with these protocols be a member? */
 bool kq_group_supports(struct kq_group *group, struct kq_str type,
                        const struct kq_group_protocol *protocols, int32_t count);

@@ -31,19 +31,22 @@ static void conclude(struct kq_group_write *write)
 /* --- Making one --- */
 
 /* One that could not be written down goes again, unless somebody has come to use it. */
+static void take_back(struct kq_group *group)
+{
+    kq_group_lock(group);
+    group->unsaved = true;
+    group->pinned = false;
+    if (group->state == KQ_GROUP_EMPTY && !group->pending && group->topic_count == 0) {
+        group->state = KQ_GROUP_DEAD;
+        kq_groups_remove(group);
+    }
+    kq_group_unlock(group);
+}
+
 static void created(struct kq_group_write *write)
 {
-    struct kq_group *group = write->group;
-    if (write->result != 0) {
-        kq_group_lock(group);
-        group->unsaved = true;
-        group->pinned = false;
-        if (group->state == KQ_GROUP_EMPTY && !group->pending && group->topic_count == 0) {
-            group->state = KQ_GROUP_DEAD;
-            kq_groups_remove(group);
-        }
-        kq_group_unlock(group);
-    }
+    if (write->result != 0)
+        take_back(write->group);
     conclude(write);
 }
 
@@ -58,10 +61,6 @@ static int save_new(struct kq_group *group, struct change_write *write)
         r = kq_offsets_put_group(&write->write, group);
     if (r == 0)
         r = kq_offsets_queue(group->shard, &write->write);
-    if (r != 0) {
-        group->state = KQ_GROUP_DEAD;
-        kq_groups_remove(group);
-    }
     kq_group_unlock(group);
     return r;
 }
@@ -84,6 +83,8 @@ int kq_group_create(struct kq_broker *broker, const struct kq_caller *caller, st
     r = is_new ? new_write(group, change, created, &write) : -EEXIST;
     if (r == 0 && (r = save_new(group, write)) != 0)
         kq_offsets_write_free(&write->write);
+    if (r != 0 && is_new)
+        take_back(group);
     kq_group_unref(group);
     return r;
 }

@@ -152,12 +152,19 @@ static int add_pending(struct joining *joining, struct kq_str id)
     struct kq_group_member *member;
     if (HASH_CNT(by_id, group->pending) >= (unsigned)group->groups->options.max_members)
         return KQ_GROUP_FULL;
-    int r = kq_group_answer_id(id, &joining->wait->answer);
-    if (r == 0)
-        r = new_member(joining, id, &member);
-    if (r != 0)
+    int r = new_member(joining, id, &member);
+    if (r < 0)
         return r;
-    kq_group_add_pending(group, member);
+    r = kq_group_add_pending(group, member);
+    if (r < 0) {
+        kq_group_member_unref(member);
+        return r;
+    }
+    r = kq_group_answer_id(id, &joining->wait->answer);
+    if (r < 0) {
+        kq_group_remove(group, member, 0);
+        return r;
+    }
     kq_group_heard(member);
     return KQ_GROUP_MEMBER_ID_REQUIRED;
 }
@@ -174,6 +181,8 @@ static int replace_static(struct joining *joining, struct kq_group_member *membe
     if (r < 0)
         return r;
     r = update(joining, member);
+    if (r == 0)
+        r = kq_group_rename(group, member, id_copy);
     if (r < 0) {
         free((char *)id_copy.data);
         free((char *)leader_copy.data);
@@ -181,7 +190,6 @@ static int replace_static(struct joining *joining, struct kq_group_member *membe
     }
     kq_group_answer_join(member, KQ_GROUP_FENCED_INSTANCE);
     kq_group_answer_sync(member, KQ_GROUP_FENCED_INSTANCE);
-    kq_group_rename(group, member, id_copy);
     kq_group_heard(member);
     park(joining, member);
     if (group->state == KQ_GROUP_STABLE &&

@@ -77,8 +77,12 @@ static int supported_make(struct kq_group *group, struct kq_str name)
         return -ENOMEM;
     memcpy(supported->name, name.data, (size_t)name.length);
     supported->length = name.length;
+    kq_uthash_failed = false;
     HASH_ADD_KEYPTR(by_name, group->supported, supported->name, (unsigned)name.length, supported);
-    return 0;
+    if (!kq_uthash_failed)
+        return 0;
+    free(supported);
+    return -ENOMEM;
 }
 
 /* Drops the entries that no member has. */
@@ -221,9 +225,11 @@ unsigned kq_group_member_count(const struct kq_group *group)
     return HASH_CNT(by_id, group->members);
 }
 
-static void add_id(struct kq_group *group, struct kq_group_member *member)
+static int add_id(struct kq_group *group, struct kq_group_member *member)
 {
+    kq_uthash_failed = false;
     HASH_ADD_KEYPTR(by_id, group->members, member->id.data, (unsigned)member->id.length, member);
+    return kq_uthash_failed ? -ENOMEM : 0;
 }
 
 static bool is_static(const struct kq_group_member *member)
@@ -231,24 +237,42 @@ static bool is_static(const struct kq_group_member *member)
     return member->instance_id.length >= 0;
 }
 
+/* Into both tables, or none. */
+static int add_to_tables(struct kq_group *group, struct kq_group_member *member)
+{
+    kq_uthash_failed = false;
+    if (is_static(member))
+        HASH_ADD_KEYPTR(by_instance, group->statics, member->instance_id.data,
+                        (unsigned)member->instance_id.length, member);
+    if (kq_uthash_failed)
+        return -ENOMEM;
+    int r = add_id(group, member);
+    if (r < 0 && is_static(member))
+        HASH_DELETE(by_instance, group->statics, member);
+    return r;
+}
+
 int kq_group_add(struct kq_group *group, struct kq_group_member *member)
 {
     int r = supported_prepare(group, member->protocols);
     if (r < 0)
         return r;
-    if (is_static(member))
-        HASH_ADD_KEYPTR(by_instance, group->statics, member->instance_id.data,
-                        (unsigned)member->instance_id.length, member);
-    add_id(group, member);
+    r = add_to_tables(group, member);
+    if (r < 0) {
+        supported_trim(group, member->protocols);
+        return r;
+    }
     supported_count(group, member->protocols, 1);
     if (!group->leader)
         group->leader = member;
     return 0;
 }
 
-void kq_group_add_pending(struct kq_group *group, struct kq_group_member *member)
+int kq_group_add_pending(struct kq_group *group, struct kq_group_member *member)
 {
+    kq_uthash_failed = false;
     HASH_ADD_KEYPTR(by_id, group->pending, member->id.data, (unsigned)member->id.length, member);
+    return kq_uthash_failed ? -ENOMEM : 0;
 }
 
 void kq_group_take_pending(struct kq_group *group, struct kq_group_member *member)
@@ -301,12 +325,23 @@ int kq_group_update(struct kq_group *group, struct kq_group_member *member,
     return 0;
 }
 
-void kq_group_rename(struct kq_group *group, struct kq_group_member *member, struct kq_str id)
+/* With a second entry in it the table stays when MEMBER is taken out, and one that does not grow
+ * needs no memory. */
+int kq_group_rename(struct kq_group *group, struct kq_group_member *member, struct kq_str id)
 {
+    struct kq_group_member second = {.id = KQ_STR("")};
+    int r = add_id(group, &second);
+    if (r < 0)
+        return r;
     HASH_DELETE(by_id, group->members, member);
     free((char *)member->id.data);
     member->id = id;
+    unsigned noexpand = group->members->by_id.tbl->noexpand;
+    group->members->by_id.tbl->noexpand = 1;
     add_id(group, member);
+    group->members->by_id.tbl->noexpand = noexpand;
+    HASH_DELETE(by_id, group->members, &second);
+    return 0;
 }
 
 void kq_group_clear_members(struct kq_group *group)

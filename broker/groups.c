@@ -203,13 +203,17 @@ static int register_group(struct kq_groups *groups, struct kq_group *group)
     pthread_rwlock_wrlock(&groups->names_lock);
     int r = make_room(groups);
     if (r == 0) {
+        group->number = choose_number(groups, kq_group_name(group));
+        kq_uthash_failed = false;
+        HASH_ADD(by_number, groups->by_number, number, sizeof(group->number), group);
+        r = kq_uthash_failed ? -ENOMEM : 0;
+    }
+    if (r == 0) {
         size_t at = place_behind(groups, kq_group_name(group));
         memmove(groups->sorted + at + 1, groups->sorted + at,
                 (groups->count - at) * sizeof(struct kq_group *));
         groups->sorted[at] = group;
         groups->count++;
-        group->number = choose_number(groups, kq_group_name(group));
-        HASH_ADD(by_number, groups->by_number, number, sizeof(group->number), group);
     }
     pthread_rwlock_unlock(&groups->names_lock);
     return r;
@@ -284,18 +288,32 @@ static struct kq_group *look_up(struct kq_group_shard *shard, struct kq_str name
     return group;
 }
 
+/* Into all tables, or none. */
+static int enter(struct kq_group_shard *shard, struct kq_group *group)
+{
+    kq_uthash_failed = false;
+    HASH_ADD_KEYPTR(by_name, shard->table, group->name, (unsigned)group->length, group);
+    if (kq_uthash_failed)
+        return -ENOMEM;
+    int r = register_group(shard->groups, group);
+    if (r != 0)
+        HASH_DELETE(by_name, shard->table, group);
+    return r;
+}
+
 static int make(struct kq_group_shard *shard, struct kq_str name,
                 const struct kq_attributes *attributes, struct kq_group **ret)
 {
     struct kq_group *group;
     int r = new_group(shard, name, attributes, &group);
-    if (r == 0 && (r = register_group(shard->groups, group)) != 0)
-        kq_group_unref(group);
     if (r != 0)
         return r;
-    HASH_ADD_KEYPTR(by_name, shard->table, group->name, (unsigned)group->length, group);
-    *ret = group;
-    return 0;
+    r = enter(shard, group);
+    if (r == 0)
+        *ret = group;
+    else
+        kq_group_unref(group);
+    return r;
 }
 
 int kq_groups_take(struct kq_group_shard *shard, struct kq_str name,

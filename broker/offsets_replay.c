@@ -142,7 +142,12 @@ static struct transaction *transaction_of(struct kq_replay *replay, int64_t prod
     transaction = kq_zalloc(sizeof(*transaction));
     if (transaction) {
         transaction->producer_id = producer_id;
+        kq_uthash_failed = false;
         HASH_ADD(by_producer, replay->transactions, producer_id, sizeof(producer_id), transaction);
+        if (kq_uthash_failed) {
+            free(transaction);
+            transaction = NULL;
+        }
     }
     return transaction;
 }
