@@ -149,6 +149,24 @@ def test_kafka_configs_of_the_broker():
         complaint=r"see kqfs.conf\(5\)")
 
 
+def test_kafka_configs_of_clients():
+    pair = ["--entity-type", "users", "--entity-name", "alice", "--entity-type", "clients",
+            "--entity-default"]
+    client = ["--entity-type", "clients", "--entity-name", "app"]
+    run(CONFIG, "--alter", "--add-config", "consumer_byte_rate=1000,request_percentage=12.5", *pair)
+    run(CONFIG, "--alter", "--add-config", "producer_byte_rate=2000", *client)
+    has(run(CONFIG, "--describe", *client), "client-id 'app'", "producer_byte_rate=2000.0")
+    text = run(CONFIG, "--describe", *pair)
+    has(text, "user-principal 'alice', the default client-id", "consumer_byte_rate=1000.0",
+        "request_percentage=12.5")
+    run(CONFIG, "--alter", "--delete-config", "request_percentage,consumer_byte_rate", *pair)
+    run(CONFIG, "--alter", "--add-config", "producer_byte_rate=0", *client, status=1,
+        complaint="must be greater than 0")
+    run(CONFIG, "--alter", "--delete-config", "producer_byte_rate", *client)
+    check("producer_byte_rate" not in run(CONFIG, "--describe", *client))
+    check(not json.loads(read(os.path.join(broker.data, "kqfs-quotas.json")))["quotas"])
+
+
 # --- Messages ---
 
 def test_the_console_tools():
