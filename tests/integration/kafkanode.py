@@ -74,6 +74,7 @@ class Kafka:
     running = []
 
     def __init__(self, name, node=7, **settings):
+        folder()
         self.directory = os.path.join(test_directory(), name)
         self.logs = os.path.join(self.directory, "logs")
         os.makedirs(self.directory)

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 
-from kafkanode import Kafka, java, scenarios, tool
+from kafkanode import Kafka, folder, java, scenarios, tool
 from mounted import (Broker, Failed, append, check, equal, free_port, getfattr, main, need, read,
                      setfattr, sh, short, test_directory, until)
 
@@ -318,6 +318,7 @@ def dump_is_clean(directory):
 
 def filled_here(name):
     """A data directory of kqfs, with everything in it, and what a consumer got."""
+    folder()
     server = Server(name, None).start()
     server.topic("orders", retention_ms=-1, segment_bytes=20000, max_message_bytes=3000000)
     os.close(os.open(server.path("orders", "p1"), os.O_CREAT | os.O_WRONLY | os.O_APPEND))
