@@ -11,12 +11,13 @@ size_t kq_quota_rate_size(const struct kq_quota_windows *windows)
 static struct kq_quota_sample *at(struct kq_quota_rate *rate,
                                   const struct kq_quota_windows *windows, uint32_t index)
 {
-    return &rate->samples[(rate->first + index) % (windows->count + 1)];
+    size_t place = (size_t)rate->first + index, size = (size_t)windows->count + 1;
+    return &rate->samples[place < size ? place : place - size];
 }
 
 static void drop_oldest(struct kq_quota_rate *rate, const struct kq_quota_windows *windows)
 {
-    rate->first = (rate->first + 1) % (windows->count + 1);
+    rate->first = rate->first == windows->count ? 0 : rate->first + 1;
     rate->count--;
 }
 
