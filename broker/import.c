@@ -9,6 +9,7 @@
 #include "broker/base/mem.h"
 #include "broker/importtopic.h"
 #include "broker/internal.h"
+#include "broker/quotas.h"
 
 #define NOTE_BYTES 256
 
@@ -150,6 +151,8 @@ static void report(struct kq_importing *importing)
                 importing->config.image ? ""
                                         : "; their configurations are not known, since "
                                           "Kafka's " KQ_METALOG_DIRECTORY " is not there");
+    if (importing->quotas)
+        kq_diag(LOG_NOTICE, "took over quotas of %zu users and client ids", importing->quotas);
     if (importing->incomplete)
         kq_diag(LOG_NOTICE,
                 "of %zu topics (%s%s) Kafka has more partitions, on other brokers: those that are "
@@ -158,7 +161,8 @@ static void report(struct kq_importing *importing)
                 importing->incomplete > 1 ? ", …" : "");
     kq_import_config_report(&importing->config);
     if (others[KQ_IMAGE_USER] + others[KQ_IMAGE_QUOTA] + others[KQ_IMAGE_ACL])
-        kq_diag(LOG_NOTICE, "of Kafka's metadata %zu users, %zu quotas and %zu ACLs are left out",
+        kq_diag(LOG_NOTICE,
+                "of Kafka's metadata %zu users, %zu other quotas and %zu ACLs are left out",
                 others[KQ_IMAGE_USER], others[KQ_IMAGE_QUOTA], others[KQ_IMAGE_ACL]);
     if (importing->topics && importing->owner.st_uid != geteuid())
         kq_diag(
@@ -184,6 +188,25 @@ static int read_image(struct kq_importing *importing)
     }
     kq_image_release(importing->image);
     return r == -ENOENT || r == -EBADMSG || r == -EPROTO || r == -EFBIG ? 0 : r;
+}
+
+/* Those that Kafka has; others, that were set here, stay. */
+static int adopt_quotas(struct kq_importing *importing)
+{
+    struct kq_broker *broker = importing->broker;
+    const struct kq_quota_book *quotas = importing->image->quotas;
+    size_t count = quotas ? kq_quota_book_count(quotas) : 0;
+    if (!importing->ran || count == 0)
+        return 0;
+    int r = kq_quotas_adopt(broker->quotas, quotas);
+    if (r == 0)
+        importing->quotas = count;
+    if (r == -EDQUOT)
+        kq_diag(LOG_ERR,
+                "Kafka's quotas of %zu users and client ids are left out: they are more than "
+                "quota.max.entities allows; set them again",
+                count);
+    return r == -EDQUOT ? 0 : r;
 }
 
 static bool all_recorded(const struct kq_importing *importing)
@@ -214,6 +237,8 @@ static int run(struct kq_importing *importing)
         r = kq_import_topics(importing);
     if (r == 0 && importing->ran && importing->config.image)
         r = forget_deleted(importing);
+    if (r == 0)
+        r = adopt_quotas(importing);
     if (r == 0)
         report(importing);
     return r < 0 || !importing->ran ? r : write_note(importing);

@@ -1,5 +1,6 @@
 #include "broker/importimage.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -279,6 +280,35 @@ static int apply_removal(struct kq_image *image, int16_t version, struct kq_wire
     return 0;
 }
 
+/* --- Quotas --- */
+
+/* The entity that a quota is for, as kqfs has it. KQ_END: it has no such entities. */
+static int read_entity(const struct kq_client_quota_record *record, struct kq_arena *arena,
+                       struct kq_quota_entity *ret)
+{
+    *ret = (struct kq_quota_entity){false};
+    for (int32_t i = 0; i < record->entity_count; i++) {
+        struct kq_str type = record->entity[i].entity_type, name = record->entity[i].entity_name;
+        bool is_user = kq_str_is(type, KQ_STR("user"));
+        if (!is_user && !kq_str_is(type, KQ_STR("client-id")))
+            return KQ_END;
+        char *text = NULL;
+        int r = name.length < 0 ? 0 : text_of(name, arena, &text);
+        if (r < 0)
+            return r;
+        *(is_user ? &ret->has_user : &ret->has_client) = true;
+        *(is_user ? &ret->user : &ret->client) = text;
+    }
+    return kq_quota_entity_valid(ret) ? 0 : KQ_END;
+}
+
+static int set_quota(struct kq_image *image, const struct kq_quota_entity *entity,
+                     enum kq_quota_type type, double value)
+{
+    int r = image->quotas ? 0 : kq_quota_book_new(&image->quotas);
+    return r < 0 ? r : kq_quota_book_set(image->quotas, entity, type, value);
+}
+
 /* --- What is only counted --- */
 
 static int note(struct kq_image *image, enum kq_image_other kind, const struct kq_buf *key,
@@ -348,21 +378,34 @@ static int apply_user_removal(struct kq_image *image, int16_t version,
     return r < 0 ? r : note_user(image, record.name, record.mechanism, false);
 }
 
-static int apply_quota(struct kq_image *image, int16_t version, struct kq_wire_reader *fields)
+static int note_quota(struct kq_image *image, const struct kq_client_quota_record *record)
 {
     kq_autobuf struct kq_buf key = {0};
-    struct kq_client_quota_record record;
-    int r = kq_client_quota_record_read(fields, version, &record);
-    if (r == 0)
-        r = begin_key(&key, KQ_IMAGE_QUOTA);
-    for (int32_t i = 0; r == 0 && i < record.entity_count; i++) {
-        r = add_string(&key, record.entity[i].entity_type);
+    int r = begin_key(&key, KQ_IMAGE_QUOTA);
+    for (int32_t i = 0; r == 0 && i < record->entity_count; i++) {
+        r = add_string(&key, record->entity[i].entity_type);
         if (r == 0)
-            r = add_string(&key, record.entity[i].entity_name);
+            r = add_string(&key, record->entity[i].entity_name);
     }
     if (r == 0)
-        r = add_string(&key, record.key);
-    return r < 0 ? r : note(image, KQ_IMAGE_QUOTA, &key, !record.remove);
+        r = add_string(&key, record->key);
+    return r < 0 ? r : note(image, KQ_IMAGE_QUOTA, &key, !record->remove);
+}
+
+static int apply_quota(struct kq_image *image, int16_t version, struct kq_wire_reader *fields)
+{
+    struct kq_client_quota_record record;
+    struct kq_quota_entity entity;
+    int r = kq_client_quota_record_read(fields, version, &record);
+    if (r == 0)
+        r = read_entity(&record, fields->arena, &entity);
+    if (r < 0)
+        return r;
+    enum kq_quota_type type = kq_quota_type_of(record.key.data, (size_t)record.key.length);
+    bool is_limit = record.remove || (isfinite(record.value) && record.value > 0);
+    if (r == KQ_END || type == KQ_QUOTA_TYPES || !is_limit)
+        return note_quota(image, &record);
+    return set_quota(image, &entity, type, record.remove ? 0 : record.value);
 }
 
 static int note_acl(struct kq_image *image, const uint8_t *id, bool there)
@@ -446,5 +489,6 @@ void kq_image_release(struct kq_image *image)
         HASH_DEL(image->things, thing);
         free(thing);
     }
+    kq_quota_book_free(image->quotas);
     *image = (struct kq_image){0};
 }

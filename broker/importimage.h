@@ -1,5 +1,5 @@
-/* What Kafka's cluster metadata says now: topics with their ids and partitions, configurations, and
- * how much there is that kqfs does not take over. Filled from the records one by one.
+/* What Kafka's cluster metadata says now: topics with their ids and partitions, configurations,
+ * quotas, and how much there is that kqfs does not take over. Filled from the records one by one.
  *
  * Plain data; one thread; one owner.
  */
@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "broker/base/wire.h"
+#include "broker/quotabook.h"
 #include "broker/topicconfig.h"
 #include "broker/uthash.h"
 #include "broker/uuid.h"
@@ -40,7 +41,7 @@ struct kq_image_resource {
 /* Things that are counted only. */
 enum kq_image_other {
     KQ_IMAGE_USER,  /* SCRAM credentials */
-    KQ_IMAGE_QUOTA, /* client quotas */
+    KQ_IMAGE_QUOTA, /* client quotas of other types, or of addresses */
     KQ_IMAGE_ACL,
     KQ_IMAGE_OTHERS
 };
@@ -48,6 +49,7 @@ enum kq_image_other {
 struct kq_image {
     struct kq_image_topic *by_name, *by_id;
     struct kq_image_resource *resources;
+    struct kq_quota_book *quotas; /* NULL: there never were any */
     struct kq_image_thing *things;
     size_t others[KQ_IMAGE_OTHERS];
     int64_t next_producer_id; /* Kafka gave out none from here on */

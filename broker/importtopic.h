@@ -20,7 +20,7 @@ struct kq_importing {
     bool has_metadata; /* of Kafka's */
     bool ran;          /* Kafka did since we looked last */
     struct stat owner; /* of the data directory */
-    size_t topics, partitions, incomplete;
+    size_t topics, partitions, incomplete, quotas;
     const char *first_incomplete; /* a topic of which Kafka has more partitions elsewhere */
 };
 

@@ -47,6 +47,15 @@ const char *kq_quota_name(enum kq_quota_type type)
     return names[type];
 }
 
+enum kq_quota_type kq_quota_type_of(const char *name, size_t length)
+{
+    int type = 0;
+    while (type < KQ_QUOTA_TYPES &&
+           (strlen(names[type]) != length || memcmp(names[type], name, length) != 0))
+        type++;
+    return (enum kq_quota_type)type;
+}
+
 struct kq_quotas *kq_broker_quotas(struct kq_broker *broker)
 {
     return broker->quotas;
@@ -182,9 +191,8 @@ static bool is_sound(const struct kq_quota_change *change)
     return kq_quota_entity_valid(&change->entity) && isfinite(change->value) && change->value >= 0;
 }
 
-/* What is to be, and as it is on disk. */
 static int make_book(const struct kq_quotas *quotas, const struct kq_quota_change *changes,
-                     size_t count, struct kq_buf *bytes, struct kq_quota_book **ret)
+                     size_t count, struct kq_quota_book **ret)
 {
     struct kq_quota_book *book;
     int r = kq_quota_book_copy(quotas->book, &book);
@@ -194,17 +202,11 @@ static int make_book(const struct kq_quotas *quotas, const struct kq_quota_chang
         r = is_sound(&changes[i])
                 ? kq_quota_book_set(book, &changes[i].entity, changes[i].type, changes[i].value)
                 : -EINVAL;
-    size_t entities = kq_quota_book_count(book);
-    if (r == 0 && entities > quotas->options.max_entities &&
-        entities > kq_quota_book_count(quotas->book))
-        r = -EDQUOT;
-    if (r == 0)
-        r = kq_quota_file_encode(book, bytes);
     if (r < 0)
         kq_quota_book_free(book);
     else
         *ret = book;
-    return r == -EFBIG ? -EDQUOT : r;
+    return r;
 }
 
 static void swap_book(struct kq_quotas *quotas, struct kq_quota_book **book)
@@ -219,22 +221,37 @@ static void swap_book(struct kq_quotas *quotas, struct kq_quota_book **book)
         kq_quota_accounts_clear(quotas->accounts);
 }
 
-static int alter(struct kq_quotas *quotas, const struct kq_quota_change *changes, size_t count,
-                 bool check_only)
+/* From now on what *BOOK says counts, and what counted before is in it. */
+static int install(struct kq_quotas *quotas, struct kq_quota_book **book, bool check_only)
 {
     kq_autobuf struct kq_buf bytes = {0};
-    struct kq_quota_book *book;
-    int r = make_book(quotas, changes, count, &bytes, &book);
-    if (r < 0)
-        return r;
-    if (!check_only)
-        r = kq_quota_file_write(quotas->dirfd, &bytes);
+    size_t entities = kq_quota_book_count(*book);
+    if (entities > quotas->options.max_entities && entities > kq_quota_book_count(quotas->book))
+        return -EDQUOT;
+    int r = kq_quota_file_encode(*book, &bytes);
+    if (r < 0 || check_only)
+        return r == -EFBIG ? -EDQUOT : r;
+    r = kq_quota_file_write(quotas->dirfd, &bytes);
     if (r < 0)
         kq_diag_limited(10000, LOG_ERR, "cannot write " KQ_QUOTA_FILE ": %s; the quotas stay",
                         strerror(-r));
-    else if (!check_only)
-        swap_book(quotas, &book);
-    kq_quota_book_free(book);
+    else
+        swap_book(quotas, book);
+    return r;
+}
+
+int kq_quotas_adopt(struct kq_quotas *quotas, const struct kq_quota_book *book)
+{
+    struct kq_quota_book *all;
+    pthread_mutex_lock(&quotas->change);
+    int r = kq_quota_book_copy(quotas->book, &all);
+    if (r == 0) {
+        r = kq_quota_book_merge(book, all);
+        if (r == 0)
+            r = install(quotas, &all, false);
+        kq_quota_book_free(all);
+    }
+    pthread_mutex_unlock(&quotas->change);
     return r;
 }
 
@@ -245,8 +262,13 @@ int kq_quota_alter(struct kq_broker *broker, const struct kq_caller *caller,
     int r = kq_authorize(broker, caller, KQ_RIGHT_CHANGE_ATTRIBUTES, NULL, NULL);
     if (r < 0 || count == 0)
         return r;
+    struct kq_quota_book *book;
     pthread_mutex_lock(&quotas->change);
-    r = alter(quotas, changes, count, check_only);
+    r = make_book(quotas, changes, count, &book);
+    if (r == 0) {
+        r = install(quotas, &book, check_only);
+        kq_quota_book_free(book);
+    }
     pthread_mutex_unlock(&quotas->change);
     return r;
 }

@@ -34,8 +34,9 @@ enum kq_quota_type {
     KQ_QUOTA_TYPES
 };
 
-/* Kafka's name of TYPE. */
+/* Kafka's name of TYPE; and the type of a name, KQ_QUOTA_TYPES where there is none. */
 const char *kq_quota_name(enum kq_quota_type type);
+enum kq_quota_type kq_quota_type_of(const char *name, size_t length);
 
 /* --- Setting them --- */
 

@@ -93,13 +93,18 @@ static int copy_entity(void *context, const struct kq_quota_entity *entity, cons
     return r;
 }
 
+int kq_quota_book_merge(const struct kq_quota_book *from, struct kq_quota_book *to)
+{
+    return kq_quota_book_each(from, copy_entity, to);
+}
+
 int kq_quota_book_copy(const struct kq_quota_book *book, struct kq_quota_book **ret)
 {
     struct kq_quota_book *copy;
     int r = kq_quota_book_new(&copy);
     if (r < 0)
         return r;
-    r = kq_quota_book_each(book, copy_entity, copy);
+    r = kq_quota_book_merge(book, copy);
     if (r < 0)
         kq_quota_book_free(copy);
     else

@@ -12,6 +12,9 @@ void kq_quota_book_free(struct kq_quota_book *book); /* NULL is fine */
 /* -ENOMEM */
 int kq_quota_book_copy(const struct kq_quota_book *book, struct kq_quota_book **ret);
 
+/* Sets in TO what is set in FROM; what else is set in TO stays. -ENOMEM: part of it. */
+int kq_quota_book_merge(const struct kq_quota_book *from, struct kq_quota_book *to);
+
 /* VALUE 0: there is none any more. -ENOMEM: as before. */
 int kq_quota_book_set(struct kq_quota_book *book, const struct kq_quota_entity *entity,
                       enum kq_quota_type type, double value);

@@ -75,14 +75,6 @@ static bool get_part(const json_t *item, const char *name, bool *ret_has, const 
     return !value || json_is_null(value) || (*ret && **ret);
 }
 
-static int type_of(const char *name)
-{
-    for (int i = 0; i < KQ_QUOTA_TYPES; i++)
-        if (strcmp(name, kq_quota_name((enum kq_quota_type)i)) == 0)
-            return i;
-    return -1;
-}
-
 static int get_limits(struct kq_quota_book *book, const struct kq_quota_entity *entity,
                       json_t *item)
 {
@@ -91,12 +83,12 @@ static int get_limits(struct kq_quota_book *book, const struct kq_quota_entity *
     int r = 0;
     json_object_foreach(item, name, value)
     {
-        int type = type_of(name);
+        enum kq_quota_type type = kq_quota_type_of(name, strlen(name));
         if (strcmp(name, USER) == 0 || strcmp(name, CLIENT) == 0)
             continue;
-        if (type < 0 || !json_is_number(value) || !(json_number_value(value) > 0))
+        if (type == KQ_QUOTA_TYPES || !json_is_number(value) || !(json_number_value(value) > 0))
             return -EBADMSG;
-        r = kq_quota_book_set(book, entity, (enum kq_quota_type)type, json_number_value(value));
+        r = kq_quota_book_set(book, entity, type, json_number_value(value));
         if (r < 0)
             return r;
     }

@@ -8,5 +8,10 @@
  * (reported). */
 int kq_quotas_open(const struct kq_quota_options *options, int dirfd, struct kq_quotas **ret);
 
+/* Sets what is set in BOOK; what else is set stays. 0; -EDQUOT (quota.max.entities); -ENOMEM,
+ * -errno: as before. */
+struct kq_quota_book;
+int kq_quotas_adopt(struct kq_quotas *quotas, const struct kq_quota_book *book);
+
 /* Nobody uses them any more. NULL is fine. */
 void kq_quotas_close(struct kq_quotas *quotas);

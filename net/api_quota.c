@@ -83,16 +83,6 @@ static int16_t read_entity(struct kq_request *request, asked_entry *asked,
 
 /* --- AlterClientQuotas: what --- */
 
-/* KQ_QUOTA_TYPES: none of that name. */
-static enum kq_quota_type type_of(struct kq_str key)
-{
-    int type = 0;
-    while (type < KQ_QUOTA_TYPES &&
-           !kq_str_is(key, kq_str_of(kq_quota_name((enum kq_quota_type)type))))
-        type++;
-    return (enum kq_quota_type)type;
-}
-
 static int16_t check_value(struct kq_request *request, enum kq_quota_type type, double value,
                            struct kq_str *ret_message)
 {
@@ -129,7 +119,7 @@ static int16_t read_ops(struct kq_request *request, asked_entry *asked,
     int16_t error = KQ_ERROR_NONE;
     for (int32_t i = 0; i < asked->ops_count && !error; i++) {
         asked_op *op = &asked->ops[i];
-        enum kq_quota_type type = type_of(op->key);
+        enum kq_quota_type type = kq_quota_type_of(op->key.data, (size_t)op->key.length);
         if (type == KQ_QUOTA_TYPES) { /* as Kafka does: what is not set can be removed */
             error = op->remove ? KQ_ERROR_NONE : unknown_key(request, op->key, ret_message);
             continue;

@@ -96,6 +96,30 @@ static inline void metadata_add_plain(struct metadata *metadata, uint32_t type)
     metadata_end_record(metadata);
 }
 
+/* A quota of Kafka's, VALUE 0: removed. USER, CLIENT: names; "*": the default; NULL: no such part.
+ */
+static inline void metadata_add_quota(struct metadata *metadata, const char *user,
+                                      const char *client, const char *key, double value)
+{
+    const char *names[] = {user, client}, *types[] = {"user", "client-id"};
+    struct kq_wire_writer *writer = &metadata->writer;
+    metadata_begin_record(metadata, 1, 14, 0);
+    kq_wire_write_count(writer, true, false, !!user + !!client);
+    for (int i = 0; i < 2; i++) {
+        if (!names[i])
+            continue;
+        kq_wire_write_string(writer, true, false, kq_str_of(types[i]));
+        kq_wire_write_string(writer, true, true,
+                             strcmp(names[i], "*") ? kq_str_of(names[i]) : KQ_STR_NULL);
+        kq_wire_write_uvarint(writer, 0);
+    }
+    kq_wire_write_string(writer, true, false, kq_str_of(key));
+    kq_wire_write_float64(writer, value);
+    kq_wire_write_int8(writer, value == 0);
+    kq_wire_write_uvarint(writer, 0);
+    metadata_end_record(metadata);
+}
+
 static inline void metadata_end_batch(struct metadata *metadata)
 {
     int32_t count = metadata->batch.count;

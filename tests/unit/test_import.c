@@ -7,6 +7,7 @@
 
 #include "broker/epochs.h"
 #include "broker/internal.h"
+#include "broker/quota.h"
 
 #define ORDERS "36OQUqnnSyCY1Pg4F2DYHA"
 #define GROWN "WChZtqIyQ_GImJG35WG35w"
@@ -171,13 +172,80 @@ static void topics_ids_and_configurations_come_from_the_metadata(void **state)
     check_setting(ground, "grown", "max.message.bytes", "2000000");
     assert_true(was_said("took over 2 topics with 7 partitions"));
     assert_true(was_said("unclean.leader.election.enable=true of orders is left out"));
-    assert_true(was_said("1 users, 0 quotas and 1 ACLs"));
+    assert_true(was_said("1 users, 0 other quotas and 1 ACLs"));
     assert_false(was_said("nothing tells how long"));
     int64_t id;
     assert_int_equal(kq_producer_ids_take(&ground->broker->producer_ids, true, &id), 0);
     assert_true(id >= 1000);
     ground_reopen(ground);
     check_topic(ground, "orders", ORDERS, 3);
+}
+
+static void write_quotas(struct ground *ground, const char *const users[], double limit)
+{
+    struct metadata metadata = {0};
+    metadata_begin_batch(&metadata);
+    for (size_t i = 0; users[i]; i++)
+        metadata_add_quota(&metadata, users[i], NULL, "producer_byte_rate", limit);
+    metadata_end_batch(&metadata);
+    metadata_write(ground->path, RECORDED_LOG, metadata.bytes.data, metadata.bytes.length);
+    metadata_release(&metadata);
+}
+
+static int set_quota(struct ground *ground, const char *user, double limit)
+{
+    const struct kq_quota_change change = {
+        {.has_user = true, .user = user}, KQ_QUOTA_PRODUCE, limit};
+    return kq_quota_alter(ground->broker, &ground_caller, &change, 1, false);
+}
+
+/* What USER may send at once is what ten seconds allow. */
+static int64_t quota_of(struct ground *ground, const char *principal)
+{
+    const struct kq_caller caller = {.principal = principal};
+    int64_t most = kq_quota_at_once(kq_broker_quotas(ground->broker), KQ_QUOTA_PRODUCE, &caller);
+    return most == INT64_MAX ? 0 : most / 10;
+}
+
+static void quotas_come_from_the_metadata_too(void **state)
+{
+    struct ground *ground = *state;
+    write_properties(ground);
+    mark(ground, 12);
+    add_partition(ground, "t", 0, ORDERS, 1);
+    write_quotas(ground, (const char *[]){"a", "b", NULL}, 100);
+    open_said(ground);
+    assert_true(was_said("took over quotas of 2 users and client ids"));
+    assert_int_equal(quota_of(ground, "User:a"), 100);
+    assert_int_equal(set_quota(ground, "a", 0), 0);
+    assert_int_equal(set_quota(ground, "own", 7), 0);
+    clear_said();
+    ground_reopen(ground);
+    assert_false(was_said("quotas"));
+    assert_int_equal(quota_of(ground, "User:a"), 0);
+    assert_int_equal(quota_of(ground, "User:b"), 100);
+    ground_close(ground);
+    mark(ground, 13); /* Kafka has run */
+    write_quotas(ground, (const char *[]){"b", "c", NULL}, 300);
+    open_said(ground);
+    assert_int_equal(quota_of(ground, "User:b"), 300);
+    assert_int_equal(quota_of(ground, "User:c"), 300);
+    assert_int_equal(quota_of(ground, "User:own"), 7);
+}
+
+static void quotas_that_are_too_many_are_left_out(void **state)
+{
+    struct ground *ground = *state;
+    ground->options.quotas = (struct kq_quota_options){
+        .windows = 11, .window_s = 1, .max_entities = 1, .max_accounts = 1};
+    write_properties(ground);
+    mark(ground, 12);
+    add_partition(ground, "t", 0, ORDERS, 1);
+    write_quotas(ground, (const char *[]){"a", "b", NULL}, 100);
+    open_said(ground);
+    assert_true(was_said("quota.max.entities"));
+    assert_int_equal(quota_of(ground, "User:a"), 0);
+    assert_int_equal(end_of(ground, "t", 0), 1);
 }
 
 static void owner_and_mode_are_those_of_the_directory(void **state)
@@ -497,6 +565,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(topics_ids_and_configurations_come_from_the_metadata),
+        TEST(quotas_come_from_the_metadata_too),
+        TEST(quotas_that_are_too_many_are_left_out),
         TEST(owner_and_mode_are_those_of_the_directory),
         TEST(kafkas_files_stay_as_they_are),
         TEST(without_metadata_nothing_is_deleted),

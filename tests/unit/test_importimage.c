@@ -247,6 +247,36 @@ static void a_topic_that_is_made_again_is_another(void **state)
     assert_string_equal(settings[0].value, "4");
 }
 
+static double quota_of(struct place *place, const char *user, const char *client,
+                       enum kq_quota_type type)
+{
+    struct kq_quota_match match;
+    return kq_quota_book_find(place->image.quotas, type, user, client, &match) ? match.limit : 0;
+}
+
+static void quotas_are_followed(void **state)
+{
+    struct place *place = *state;
+    struct metadata metadata = {0};
+    metadata_begin_batch(&metadata);
+    metadata_add_quota(&metadata, "u", NULL, "producer_byte_rate", 5);
+    metadata_add_quota(&metadata, "u", NULL, "producer_byte_rate", 6);
+    metadata_add_quota(&metadata, "*", "c", "consumer_byte_rate", 7);
+    metadata_add_quota(&metadata, NULL, "*", "request_percentage", 12.5);
+    metadata_add_quota(&metadata, "gone", NULL, "producer_byte_rate", 8);
+    metadata_add_quota(&metadata, "gone", NULL, "producer_byte_rate", 0);
+    metadata_add_quota(&metadata, "u", NULL, "controller_mutation_rate", 1);
+    metadata_add_quota(&metadata, "u", NULL, "nonsense", 1);
+    metadata_add_quota(&metadata, "u", NULL, "nonsense", 0);
+    assert_int_equal(read_made(place, &metadata), 0);
+    assert_int_equal(kq_quota_book_count(place->image.quotas), 3);
+    assert_true(quota_of(place, "u", "", KQ_QUOTA_PRODUCE) == 6);
+    assert_true(quota_of(place, "x", "c", KQ_QUOTA_FETCH) == 7);
+    assert_true(quota_of(place, "x", "y", KQ_QUOTA_REQUEST) == 12.5);
+    assert_true(quota_of(place, "gone", "", KQ_QUOTA_PRODUCE) == 0);
+    assert_int_equal(place->image.others[KQ_IMAGE_QUOTA], 1);
+}
+
 static void what_makes_no_sense_is_damage(void **state)
 {
     struct place *place = *state;
@@ -293,6 +323,7 @@ int main(int argc, char **argv)
         TEST(each_lack_of_memory_is_told),
         TEST(leaders_and_replicas_are_followed),
         TEST(a_topic_that_is_made_again_is_another),
+        TEST(quotas_are_followed),
         TEST(what_makes_no_sense_is_damage),
         TEST(a_version_that_is_not_known_is_told_from_damage),
     };
