@@ -413,8 +413,8 @@ enum kq_offsets_key {
     KQ_OFFSETS_KEY_OFFSET_0 = 0,
     KQ_OFFSETS_KEY_OFFSET = 1,
     KQ_OFFSETS_KEY_GROUP = 2,
-    KQ_OFFSETS_KEY_ATTRIBUTES =
-        0x4b51, /* ours ("KQ"): owner, mode and ACL of a group's directory */
+    KQ_OFFSETS_KEY_ATTRIBUTES = 0x4b51, /* ours ("KQ"): owner, mode and ACL of a group's directory;
+                                           without a name, of .kqfs/groups */
 };
 
 /* One or more records that are written and answered together. */
@@ -439,6 +439,7 @@ int kq_offsets_put_no_offset(struct kq_group_write *write, struct kq_str group, 
 /* The group as it is, members with their assignments. */
 int kq_offsets_put_group(struct kq_group_write *write, const struct kq_group *group);
 int kq_offsets_put_no_group(struct kq_group_write *write, struct kq_str group);
+/* GROUP null: of .kqfs/groups. */
 int kq_offsets_put_attributes(struct kq_group_write *write, struct kq_str group,
                               const struct kq_attributes *attributes, bool pinned);
 int kq_offsets_put_no_attributes(struct kq_group_write *write, struct kq_str group);

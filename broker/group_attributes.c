@@ -125,13 +125,13 @@ static int queue_of_group(struct kq_group *group, struct attributes_write *write
     return r;
 }
 
-/* The directory of all groups is written down under the empty name, which leads to shard 0. */
+/* The directory of all groups is written down where the empty name leads. */
 static int queue_of_root(struct kq_groups *groups, struct attributes_write *write)
 {
     struct kq_group_shard *shard;
     int r = kq_groups_shard(groups, KQ_STR(""), &shard);
     if (r == 0)
-        r = kq_offsets_put_attributes(&write->write, KQ_STR(""), &write->attributes, true);
+        r = kq_offsets_put_attributes(&write->write, KQ_STR_NULL, &write->attributes, true);
     if (r == 0)
         r = kq_offsets_queue(shard, &write->write);
     if (r == 0)

@@ -59,12 +59,18 @@ struct kq_bytes kq_group_member_metadata(const struct kq_group_member *member,
     return (struct kq_bytes){NULL, 0};
 }
 
+/* What has no bytes has an address all the same: memcmp is not called with NULL. */
+static const char *key_of(struct kq_str string)
+{
+    return string.data ? string.data : "";
+}
+
 /* --- What all of them have --- */
 
 static struct kq_group_supported *supported_find(const struct kq_group *group, struct kq_str name)
 {
     struct kq_group_supported *supported;
-    HASH_FIND(by_name, group->supported, name.data, (unsigned)name.length, supported);
+    HASH_FIND(by_name, group->supported, key_of(name), (unsigned)name.length, supported);
     return supported;
 }
 
@@ -202,21 +208,22 @@ int kq_group_member_new(struct kq_group *group, struct kq_str id, struct kq_str 
 struct kq_group_member *kq_group_member_find(struct kq_group *group, struct kq_str id)
 {
     struct kq_group_member *member;
-    HASH_FIND(by_id, group->members, id.data, (unsigned)id.length, member);
+    HASH_FIND(by_id, group->members, key_of(id), (unsigned)id.length, member);
     return member;
 }
 
 struct kq_group_member *kq_group_member_pending(struct kq_group *group, struct kq_str id)
 {
     struct kq_group_member *member;
-    HASH_FIND(by_id, group->pending, id.data, (unsigned)id.length, member);
+    HASH_FIND(by_id, group->pending, key_of(id), (unsigned)id.length, member);
     return member;
 }
 
 struct kq_group_member *kq_group_member_static(struct kq_group *group, struct kq_str instance_id)
 {
     struct kq_group_member *member;
-    HASH_FIND(by_instance, group->statics, instance_id.data, (unsigned)instance_id.length, member);
+    HASH_FIND(by_instance, group->statics, key_of(instance_id), (unsigned)instance_id.length,
+              member);
     return member;
 }
 
@@ -228,7 +235,7 @@ unsigned kq_group_member_count(const struct kq_group *group)
 static int add_id(struct kq_group *group, struct kq_group_member *member)
 {
     kq_uthash_failed = false;
-    HASH_ADD_KEYPTR(by_id, group->members, member->id.data, (unsigned)member->id.length, member);
+    HASH_ADD_KEYPTR(by_id, group->members, key_of(member->id), (unsigned)member->id.length, member);
     return kq_uthash_failed ? -ENOMEM : 0;
 }
 
@@ -242,7 +249,7 @@ static int add_to_tables(struct kq_group *group, struct kq_group_member *member)
 {
     kq_uthash_failed = false;
     if (is_static(member))
-        HASH_ADD_KEYPTR(by_instance, group->statics, member->instance_id.data,
+        HASH_ADD_KEYPTR(by_instance, group->statics, key_of(member->instance_id),
                         (unsigned)member->instance_id.length, member);
     if (kq_uthash_failed)
         return -ENOMEM;
@@ -271,7 +278,7 @@ int kq_group_add(struct kq_group *group, struct kq_group_member *member)
 int kq_group_add_pending(struct kq_group *group, struct kq_group_member *member)
 {
     kq_uthash_failed = false;
-    HASH_ADD_KEYPTR(by_id, group->pending, member->id.data, (unsigned)member->id.length, member);
+    HASH_ADD_KEYPTR(by_id, group->pending, key_of(member->id), (unsigned)member->id.length, member);
     return kq_uthash_failed ? -ENOMEM : 0;
 }
 

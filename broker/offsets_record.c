@@ -94,12 +94,14 @@ int kq_offsets_put_no_offset(struct kq_group_write *write, struct kq_str group, 
 
 /* --- Groups --- */
 
+/* A null: the version alone. */
 static int put_group_key(struct kq_group_write *write, int16_t version, struct kq_str group)
 {
     struct kq_wire_writer writer;
     struct kq_group_metadata_key key = {group};
     size_t from = begin(&writer, write, version);
-    kq_group_metadata_key_write(&writer, KQ_OFFSETS_KEY_GROUP, &key);
+    if (group.length >= 0)
+        kq_group_metadata_key_write(&writer, KQ_OFFSETS_KEY_GROUP, &key);
     return end(&writer, write, from);
 }
 

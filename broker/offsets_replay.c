@@ -289,7 +289,8 @@ static int take_value(struct kq_group *group, const struct kq_group_metadata_val
     group->generation = value->generation;
     group->state = group->members ? KQ_GROUP_STABLE : KQ_GROUP_EMPTY;
     group->state_ms = value->current_state_timestamp;
-    struct kq_group_member *leader = kq_group_member_find(group, value->leader);
+    struct kq_group_member *leader =
+        value->leader.length >= 0 ? kq_group_member_find(group, value->leader) : NULL;
     if (leader)
         group->leader = leader;
     return 0;
@@ -343,7 +344,7 @@ static int replay_group(struct kq_replay *replay, struct kq_str name, struct kq_
     return r;
 }
 
-/* The empty name is .kqfs/groups itself. */
+/* A null name is .kqfs/groups itself. */
 static int replay_attributes(struct kq_replay *replay, struct kq_str name, struct kq_bytes bytes)
 {
     struct kq_group *group = NULL;
@@ -352,7 +353,7 @@ static int replay_attributes(struct kq_replay *replay, struct kq_str name, struc
     if (bytes.length < 0) /* the group's own tombstone is beside it */
         return 0;
     int r = kq_offsets_read_attributes(bytes, &attributes, &pinned);
-    if (r == 0 && name.length > 0)
+    if (r == 0 && name.length >= 0)
         r = find(replay, name, true, &group);
     if (r != 0)
         return r;
@@ -386,12 +387,16 @@ static int replay_record(struct kq_replay *replay, const struct kq_record *recor
         if (kq_offset_commit_key_read(&reader, version, &key) < 0)
             return -EBADMSG;
         return replay_offset(replay, &key, value, record->offset);
-    case KQ_OFFSETS_KEY_GROUP:
     case KQ_OFFSETS_KEY_ATTRIBUTES:
+        if (record->key_length == sizeof(version))
+            return replay_attributes(replay, KQ_STR_NULL, value);
         if (kq_group_metadata_key_read(&reader, KQ_OFFSETS_KEY_GROUP, &group) < 0)
             return -EBADMSG;
-        return version == KQ_OFFSETS_KEY_GROUP ? replay_group(replay, group.group, value)
-                                               : replay_attributes(replay, group.group, value);
+        return replay_attributes(replay, group.group, value);
+    case KQ_OFFSETS_KEY_GROUP:
+        if (kq_group_metadata_key_read(&reader, version, &group) < 0)
+            return -EBADMSG;
+        return replay_group(replay, group.group, value);
     default:
         return reader.error;
     }

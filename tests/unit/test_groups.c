@@ -188,6 +188,23 @@ static void owner_mode_and_acl_are_changed_for_good(void **state)
     assert_int_equal(kit_state(kit, "h"), KQ_GROUP_DEAD);
 }
 
+/* Kafka lets anybody commit for the group that has the empty name: it is one like all others. */
+static void the_group_without_a_name_is_not_the_directory(void **state)
+{
+    struct kit *kit = *state;
+    kit_open(kit);
+    struct kq_topic *topic = ground_topic(&kit->ground, "t", 1);
+    assert_int_equal(kit_commit(kit, "", NULL, topic, 0, 42, ""), 0);
+    kq_topic_unref(topic);
+    kit_reopen(kit);
+    struct kq_attributes group = attributes_of(kit, ""), all = attributes_of(kit, NULL);
+    assert_int_equal(kit_offset(kit, "", "t", 0), 42);
+    assert_int_equal(group.mode, 0770);
+    assert_int_equal(group.uid, kit_caller.uid);
+    assert_int_equal(all.mode, 01777);
+    assert_int_not_equal(all.uid, kit_caller.uid);
+}
+
 /* --- What is in the log --- */
 
 /* One record as a batch. */
@@ -369,6 +386,7 @@ int main(void)
         TEST(a_group_is_described),
         TEST(a_group_belongs_to_who_made_it),
         TEST(owner_mode_and_acl_are_changed_for_good),
+        TEST(the_group_without_a_name_is_not_the_directory),
         TEST(every_version_of_an_offset_is_read),
         TEST(what_is_written_is_what_kafka_writes),
         TEST(what_nobody_here_knows_is_left_alone),
