@@ -482,5 +482,3 @@ void kq_replay_free(struct kq_replay *replay);
 void kq_groups_sweep(struct kq_groups *groups, bool expired, bool topics);
 void kq_groups_run_sweep(struct kq_job *job);
 void kq_groups_sweep_due(struct kq_timer *timer);
-/* Tombstones for the offsets of TOPIC in GROUP; under the group's lock. */
-int kq_group_drop_topic(struct kq_group *group, struct kq_group_topic *topic);

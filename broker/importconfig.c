@@ -20,40 +20,6 @@ struct kq_import_odd {
     char name[];
 };
 
-/* Under which names Kafka's brokers have defaults of topics, where they are others: its
- * ServerTopicConfigSynonyms. Those in hours and minutes cannot be set while it runs. */
-static const struct {
-    const char *topic, *broker;
-} synonyms[] = {
-    {"cleanup.policy", "log.cleanup.policy"},
-    {"delete.retention.ms", "log.cleaner.delete.retention.ms"},
-    {"file.delete.delay.ms", "log.segment.delete.delay.ms"},
-    {"flush.messages", "log.flush.interval.messages"},
-    {"flush.ms", "log.flush.interval.ms"},
-    {"index.interval.bytes", "log.index.interval.bytes"},
-    {"max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"},
-    {"max.message.bytes", "message.max.bytes"},
-    {"message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms"},
-    {"message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms"},
-    {"message.timestamp.type", "log.message.timestamp.type"},
-    {"min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"},
-    {"min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"},
-    {"retention.bytes", "log.retention.bytes"},
-    {"retention.ms", "log.retention.ms"},
-    {"segment.bytes", "log.segment.bytes"},
-    {"segment.index.bytes", "log.index.size.max.bytes"},
-    {"segment.jitter.ms", "log.roll.jitter.ms"},
-    {"segment.ms", "log.roll.ms"},
-};
-
-static const char *synonym_of(const char *topic)
-{
-    for (size_t i = 0; i < kq_array_size(synonyms); i++)
-        if (strcmp(synonyms[i].topic, topic) == 0)
-            return synonyms[i].broker;
-    return topic;
-}
-
 /* --- What is left out --- */
 
 static int remember_odd(struct kq_import_config *config, const char *topic,
@@ -147,8 +113,8 @@ static const char *effective(const struct kq_import_config *config, const char *
     snprintf(node, sizeof(node), "%d", config->node_id);
     const char *value = value_of(config, KQ_IMAGE_TOPIC, topic, name);
     if (!value)
-        value = value_of(config, KQ_IMAGE_BROKER, node, synonym_of(name));
-    return value ? value : value_of(config, KQ_IMAGE_BROKER, "", synonym_of(name));
+        value = value_of(config, KQ_IMAGE_BROKER, node, kq_topic_config_broker_name(name));
+    return value ? value : value_of(config, KQ_IMAGE_BROKER, "", kq_topic_config_broker_name(name));
 }
 
 /* Names that kqfs has not. */

@@ -477,3 +477,42 @@ enum kq_topic_setting_type kq_topic_config_type(const char *name)
         return KQ_TOPIC_SETTING_DOUBLE;
     return row->write == write_cleanup ? KQ_TOPIC_SETTING_LIST : KQ_TOPIC_SETTING_STRING;
 }
+
+/* --- The broker's names for the same --- */
+
+/* Those whose names differ (org.apache.kafka.server.config.ServerTopicConfigSynonyms; those in
+ * hours and minutes cannot be set while Kafka runs), and our own. */
+static const struct {
+    const char *name, *of_broker;
+} broker_names[] = {
+    {"cleanup.policy", "log.cleanup.policy"},
+    {"delete.retention.ms", "log.cleaner.delete.retention.ms"},
+    {"delimiter", "topic.delimiter"},
+    {"file.delete.delay.ms", "log.segment.delete.delay.ms"},
+    {"flush.messages", "log.flush.interval.messages"},
+    {"flush.ms", "log.flush.interval.ms"},
+    {"framing", "topic.framing"},
+    {"index.interval.bytes", "log.index.interval.bytes"},
+    {"key.separator", "topic.key.separator"},
+    {"max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"},
+    {"max.message.bytes", "message.max.bytes"},
+    {"message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms"},
+    {"message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms"},
+    {"message.timestamp.type", "log.message.timestamp.type"},
+    {"min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"},
+    {"min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"},
+    {"retention.bytes", "log.retention.bytes"},
+    {"retention.ms", "log.retention.ms"},
+    {"segment.bytes", "log.segment.bytes"},
+    {"segment.index.bytes", "log.index.size.max.bytes"},
+    {"segment.jitter.ms", "log.roll.jitter.ms"},
+    {"segment.ms", "log.roll.ms"},
+};
+
+const char *kq_topic_config_broker_name(const char *name)
+{
+    for (size_t i = 0; i < kq_array_size(broker_names); i++)
+        if (strcmp(broker_names[i].name, name) == 0)
+            return broker_names[i].of_broker;
+    return name;
+}

@@ -74,5 +74,9 @@ enum kq_topic_setting_type {
 /* What values NAME, a known one, takes. */
 enum kq_topic_setting_type kq_topic_config_type(const char *name);
 
+/* How Kafka calls the broker's value for the topic setting NAME: log.retention.ms for retention.ms.
+ * Our own stand under `topic.`. */
+const char *kq_topic_config_broker_name(const char *name);
+
 /* Is it one that changes how text reads (framing, delimiter, key.separator)? */
 bool kq_topic_config_is_rendering(const char *name);

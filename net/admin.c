@@ -154,43 +154,6 @@ static enum kq_config_type type_of(const char *name)
     return types[kq_topic_config_type(name)];
 }
 
-/* Those whose names differ (org.apache.kafka.server.config.ServerTopicConfigSynonyms); those that
- * Kafka does not have are written topic.NAME at the command line. */
-static const struct {
-    const char *name, *of_broker;
-} broker_names[] = {
-    {"cleanup.policy", "log.cleanup.policy"},
-    {"delete.retention.ms", "log.cleaner.delete.retention.ms"},
-    {"delimiter", "topic.delimiter"},
-    {"file.delete.delay.ms", "log.segment.delete.delay.ms"},
-    {"flush.messages", "log.flush.interval.messages"},
-    {"flush.ms", "log.flush.interval.ms"},
-    {"framing", "topic.framing"},
-    {"index.interval.bytes", "log.index.interval.bytes"},
-    {"key.separator", "topic.key.separator"},
-    {"max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"},
-    {"max.message.bytes", "message.max.bytes"},
-    {"message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms"},
-    {"message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms"},
-    {"message.timestamp.type", "log.message.timestamp.type"},
-    {"min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"},
-    {"min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"},
-    {"retention.bytes", "log.retention.bytes"},
-    {"retention.ms", "log.retention.ms"},
-    {"segment.bytes", "log.segment.bytes"},
-    {"segment.index.bytes", "log.index.size.max.bytes"},
-    {"segment.jitter.ms", "log.roll.jitter.ms"},
-    {"segment.ms", "log.roll.ms"},
-};
-
-const char *kq_admin_broker_name(const char *name)
-{
-    for (size_t i = 0; i < kq_array_size(broker_names); i++)
-        if (strcmp(broker_names[i].name, name) == 0)
-            return broker_names[i].of_broker;
-    return name;
-}
-
 static int value_of(struct kq_request *request, const struct kq_topic_config *config,
                     const char *name, struct kq_str *ret)
 {
@@ -221,7 +184,7 @@ int kq_admin_configs(struct kq_request *request, const struct kq_topic_config *c
     for (int32_t i = 0; i < count; i++) {
         const char *name = kq_topic_config_name((size_t)i);
         all[i].name = kq_str_of(name);
-        all[i].broker_name = kq_str_of(kq_admin_broker_name(name));
+        all[i].broker_name = kq_str_of(kq_topic_config_broker_name(name));
         all[i].type = type_of(name);
         int r = value_of(request, config, name, &all[i].value);
         if (r == 0)

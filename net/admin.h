@@ -72,10 +72,6 @@ struct kq_admin_config {
                                                   without the broker's */
 };
 
-/* How Kafka calls the broker's value for the topic setting NAME: log.retention.ms for retention.ms.
- */
-const char *kq_admin_broker_name(const char *name);
-
 /* All settings of CONFIG, in order of their names; IS_OWN says which of them the topic has set. 0;
  * -ENOMEM. */
 int kq_admin_configs(struct kq_request *request, const struct kq_topic_config *config,

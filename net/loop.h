@@ -77,7 +77,6 @@ void kq_loop_post(struct kq_loop *loop, struct kq_mail *mail);
 /* Watches FD for EVENTS (EPOLLIN, EPOLLOUT, …), edge-triggered; closing FD ends it. WATCH stays
  * where it is until a task that was queued after that has run. 0; -errno. */
 int kq_loop_watch(struct kq_loop *loop, struct kq_watch *watch, int fd, uint32_t events);
-int kq_loop_unwatch(struct kq_loop *loop, int fd);
 
 /* Calls TASK once, after the events that are being looked at; queuing it again before that changes
  * nothing. */

@@ -175,16 +175,16 @@ static void a_refusal_carries_its_reason_if_there_is_room(void **state)
 
 static void kafkas_names_of_what_the_broker_sets_are_known(void **state)
 {
-    assert_string_equal(kq_admin_broker_name("retention.ms"), "log.retention.ms");
-    assert_string_equal(kq_admin_broker_name("max.message.bytes"), "message.max.bytes");
-    assert_string_equal(kq_admin_broker_name("segment.ms"), "log.roll.ms");
-    assert_string_equal(kq_admin_broker_name("min.insync.replicas"), "min.insync.replicas");
-    assert_string_equal(kq_admin_broker_name("framing"), "topic.framing");
+    assert_string_equal(kq_topic_config_broker_name("retention.ms"), "log.retention.ms");
+    assert_string_equal(kq_topic_config_broker_name("max.message.bytes"), "message.max.bytes");
+    assert_string_equal(kq_topic_config_broker_name("segment.ms"), "log.roll.ms");
+    assert_string_equal(kq_topic_config_broker_name("min.insync.replicas"), "min.insync.replicas");
+    assert_string_equal(kq_topic_config_broker_name("framing"), "topic.framing");
     const char *name;
     for (size_t i = 0; (name = kq_topic_config_name(i)); i++)
         for (size_t j = 0; j < i; j++)
-            assert_string_not_equal(kq_admin_broker_name(name),
-                                    kq_admin_broker_name(kq_topic_config_name(j)));
+            assert_string_not_equal(kq_topic_config_broker_name(name),
+                                    kq_topic_config_broker_name(kq_topic_config_name(j)));
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
