@@ -120,18 +120,35 @@ static int look_up(struct text whole, struct kq_address *ret)
     return 0;
 }
 
+static const struct scheme {
+    const char *prefix;
+    bool tls, sasl;
+} schemes[] = {
+    {"plaintext://", false, false},
+    {"ssl://", true, false},
+    {"sasl_plaintext://", false, true},
+    {"sasl_ssl://", true, true},
+};
+
+static int parse_tcp(struct text whole, const struct scheme *scheme, struct text first,
+                     struct kq_address *ret)
+{
+    ret->tls = scheme->tls;
+    ret->sasl = scheme->sasl;
+    if (!parse_host_port(first, &ret->host))
+        return refuse(whole, "is not SCHEME://HOST:PORT (an IPv6 address in brackets)");
+    return look_up(whole, ret);
+}
+
 static int parse_scheme(struct text whole, struct text *first, struct kq_address *ret)
 {
     if (skip(first, "unix://"))
         return parse_unix(whole, *first, ret);
-    if (skip(first, "ssl://") || skip(first, "sasl_"))
-        return refuse(whole,
-                      "TLS and SASL are not part of this build; use plaintext:// or unix://");
-    if (!skip(first, "plaintext://"))
-        return refuse(whole, "begins with neither plaintext:// nor unix://");
-    if (!parse_host_port(*first, &ret->host))
-        return refuse(whole, "is not plaintext://HOST:PORT (an IPv6 address in brackets)");
-    return look_up(whole, ret);
+    for (size_t i = 0; i < kq_array_size(schemes); i++)
+        if (skip(first, schemes[i].prefix))
+            return parse_tcp(whole, &schemes[i], *first, ret);
+    return refuse(whole, "begins with none of plaintext://, ssl://, sasl_plaintext://, "
+                         "sasl_ssl://, unix://");
 }
 
 int kq_address_parse(const char *text, size_t length, struct kq_address *ret)

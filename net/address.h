@@ -1,6 +1,9 @@
 /* Where the broker listens, as it is written: what stands behind --listen.
  *
  *     plaintext://HOST:PORT[,advertised=HOST:PORT]
+ *     ssl://HOST:PORT[,advertised=HOST:PORT]             TLS
+ *     sasl_plaintext://HOST:PORT[,advertised=HOST:PORT]  SASL
+ *     sasl_ssl://HOST:PORT[,advertised=HOST:PORT]        SASL inside TLS
  *     unix://PATH[,advertised=HOST:PORT]
  *
  * HOST is a name, an address, an IPv6 address in brackets, or empty: every address of this host.
@@ -22,6 +25,7 @@ struct kq_host_port {
 
 struct kq_address {
     bool is_unix;
+    bool tls, sasl;   /* what a client must do first; neither: it is who the kernel says */
     bool is_loopback; /* only this host can reach it */
     struct kq_host_port host;
     struct kq_host_port advertised; /* to clients; host "": not given */
@@ -30,7 +34,7 @@ struct kq_address {
 };
 
 /* Parses LENGTH bytes at TEXT and looks the host's name up, which may block. 0; -EINVAL (also for
- * what needs a later release, such as ssl://), reported in one line that quotes it. */
+ * an unknown option), reported in one line that quotes it. */
 int kq_address_parse(const char *text, size_t length, struct kq_address *ret);
 
 /* The numeric address and port of a TCP socket's name, IPv4 in IPv6 as IPv4. False: it has none. */

@@ -29,6 +29,11 @@ static int add_listener(struct kq_server *server, const char *text, size_t lengt
     struct kq_address address;
     struct kq_listener *listener;
     int r = kq_address_parse(text, length, &address);
+    if (r == 0 && (address.tls || address.sasl)) {
+        kq_diag(LOG_ERR, "listen: %.*s: TLS and SASL are not part of this build", (int)length,
+                text);
+        r = -EINVAL;
+    }
     if (r == 0)
         r = kq_listener_new(&address, &listener);
     if (r != 0)

@@ -1,0 +1,48 @@
+/* Kafka's principals and the users of this host: which user's rights a client has that proved a
+ * name.
+ *
+ * `[users] NAME = uid` maps service accounts; a certificate's subject goes through Kafka's
+ * RULE:pattern/replacement/[LU] list, a Kerberos principal through rules like auth_to_local of
+ * krb5.conf(5). A name that the host does not know matches `other` only. No name maps to uid 0
+ * without an entry of its own in [users].
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "auth/auth.h"
+
+struct kq_principals;
+
+struct kq_principal_entry {
+    const char *name;
+    uid_t uid;
+};
+
+struct kq_principals_options {
+    const char *certificate_rules; /* ssl.principal.mapping.rules; "": DEFAULT */
+    const char *kerberos_rules;    /* sasl.kerberos.principal.to.local.rules; "": DEFAULT */
+    const char *kerberos_realm;    /* for DEFAULT; "": of krb5.conf */
+    const struct kq_principal_entry *users; /* [users] */
+    size_t user_count;
+    int64_t refresh_ms; /* how long what was looked up of a user holds */
+};
+
+/* Options are copied. 0; -EINVAL (a malformed rule; reported in one line that quotes it);
+ * -ENOMEM. */
+int kq_principals_new(const struct kq_principals_options *options, struct kq_principals **ret);
+void kq_principals_free(struct kq_principals *principals); /* NULL is fine */
+
+/* The user with the rights of NAME, whose principal is User:NAME. Remembered for refresh_ms; blocks
+ * where it has to look (nsswitch.conf(5)). Any thread. The reference is the caller's.
+ * -ENOMEM, -errno. */
+int kq_principals_identity(struct kq_principals *principals, const char *name,
+                           const struct kq_identity **ret);
+
+/* NAME of the subject of a certificate (RFC 2253, as X509_NAME_print_ex writes it with
+ * XN_FLAG_RFC2253). *RET is the caller's, free(3). 0; -ENOMEM. */
+int kq_principals_of_subject(struct kq_principals *principals, const char *subject, char **ret);
+
+/* NAME of a Kerberos principal: alice/host@REALM. -EACCES: no rule applies; -ENOMEM. */
+int kq_principals_of_kerberos(struct kq_principals *principals, const char *principal, char **ret);
