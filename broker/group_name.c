@@ -25,10 +25,10 @@ static int decode(const uint8_t *at, const uint8_t *end, uint32_t *ret)
 
 bool kq_groups_name_valid(struct kq_str name)
 {
-    const uint8_t *at = (const uint8_t *)name.data, *end = at + name.length;
     uint32_t character;
     if (name.length < 0 || name.length > KQ_WIRE_LARGEST_STRING)
         return false;
+    const uint8_t *at = (const uint8_t *)name.data, *end = at + name.length;
     for (int length; at < end; at += length)
         if ((length = decode(at, end, &character)) == 0 || character == 0)
             return false;

@@ -99,7 +99,7 @@ int kq_group_save_assignment(struct kq_group *group)
         write->write.complete = assigned;
         write->generation = group->generation;
     }
-    return queue_group(group, &write->write);
+    return queue_group(group, write ? &write->write : NULL);
 }
 
 /* --- With a static member's new id --- */
@@ -165,7 +165,7 @@ int kq_group_save_static(struct kq_group_member *member, struct kq_str old_leade
         write->generation = group->generation;
         write->knows_skipping = knows_skipping;
     }
-    r = queue_group(group, &write->write);
+    r = queue_group(group, write ? &write->write : NULL);
     if (r == 0)
         member->references++;
     else

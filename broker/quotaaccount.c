@@ -111,8 +111,13 @@ void kq_quota_accounts_clear(struct kq_quota_accounts *accounts)
     for (unsigned i = 0; i < accounts->shelf_count; i++) {
         struct shelf *shelf = &accounts->shelves[i];
         pthread_mutex_lock(&shelf->lock);
-        while (!TAILQ_EMPTY(&shelf->used))
-            drop(shelf, TAILQ_FIRST(&shelf->used));
+        struct account *account, *next;
+        HASH_ITER (hh, shelf->accounts, account, next) {
+            HASH_DEL(shelf->accounts, account);
+            free(account);
+        }
+        TAILQ_INIT(&shelf->used);
+        shelf->count = 0;
         pthread_mutex_unlock(&shelf->lock);
     }
 }

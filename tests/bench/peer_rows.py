@@ -1,5 +1,5 @@
-"""The rows that compare with other brokers: see rows.py. They need what packaging/install-missing
-peers installs, and KQFS_CLIENTS (tests/integration/clients/fetch) for Apache Kafka.
+"""The rows that compare with Apache Kafka: see rows.py. They need KQFS_CLIENTS, a directory that
+tests/integration/clients/fetch has filled.
 
 A peer keeps its data in files on the same disk and syncs when the kernel likes, as kqfs does by
 default. Messages have 100 bytes.
@@ -182,36 +182,3 @@ def kafka_latency(bench, stack):
                        FREE, Figures(*results), micros, at_most=0.2,
                        note=f"p50 {statistics.median(middle['kqfs'][1:]):.0f} µs against "
                             f"{statistics.median(middle['kafka'][1:]):.0f} µs")
-
-
-# --- Redis streams ---
-
-@row
-def redis_produce(bench, stack):
-    if not shutil.which("redis-server"):
-        raise NotHere("needs redis-server: packaging/install-missing peers")
-    directory, port = bench.directory("redis", stack), free_port()
-    Peer(bench, stack, "redis", ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir",
-                                 str(directory), "--appendonly", "yes", "--appendfsync", "no",
-                                 "--save", ""], port)
-    broker = listening(bench, stack, None)
-    count, value, number = bench.size(2000000, 20000), "x" * LINE, 0
-
-    def into_redis():
-        output = kit.run(["redis-benchmark", "-p", port, "-n", count, "-P", 128, "-c", 4, "--csv",
-                          "XADD", "s", "*", "v", value])
-        kit.run(["redis-cli", "-p", port, "DEL", "s"])
-        return float(output.strip().splitlines()[-1].split(",")[1].strip('"'))
-
-    def into_kqfs():
-        nonlocal number
-        number += 1
-        topic = kit.new_topic(broker, f"t{number}")
-        answer = rdclient(bench, "produce", f"127.0.0.1:{broker.port}", f"t{number}", count, LINE, 1)
-        kit.drop_topic(topic)
-        return operations_per_second(answer)
-
-    results = in_pairs(bench.pairs, into_redis, into_kqfs)
-    yield ratio_result("produce 100-byte messages, librdkafka",
-                       "Redis streams, redis-benchmark, pipelines of 128", FREE, Figures(*results),
-                       per_second, at_least=5)

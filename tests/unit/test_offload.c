@@ -62,13 +62,27 @@ static void without_memory_it_is_answered_at_once_and_not_run(void **state)
     assert_int_equal(atomic_load(&runs), 0);
 }
 
+/* Several of these run at a time. */
+static void count(fuse_req_t req, void *argument)
+{
+    atomic_fetch_add(&runs, strcmp(argument, "copied!") == 0);
+    fuse_reply_err(req, EDOM);
+}
+
+static void hand_over_to_count(fuse_req_t req)
+{
+    char argument[] = "copied!";
+    kq_fs_offload(req, count, argument, sizeof(argument));
+    memset(argument, 'x', sizeof(argument));
+}
+
 static void each_is_answered_once_however_many_wait(void **state)
 {
     struct kernel *kernel = *state;
     uint64_t unique[REQUESTS];
     atomic_store(&runs, 0);
     for (int i = 0; i < REQUESTS; i++)
-        unique[i] = kernel_send_hook(kernel, hand_over_a_copy);
+        unique[i] = kernel_send_hook(kernel, hand_over_to_count);
     for (int i = REQUESTS; i-- > 0;)
         assert_int_equal(kernel_answer(kernel, unique[i], NULL, 0), -EDOM);
     assert_int_equal(atomic_load(&runs), REQUESTS);

@@ -368,6 +368,7 @@ static void offsets_expire_once_nobody_uses_the_group(void **state)
 static void what_is_subscribed_does_not_expire(void **state)
 {
     struct kit *kit = *state;
+    kit->ground.options.groups.offsets_retention_ms = 500000;
     struct kq_topic *topic = set_up(kit), *other = ground_topic(&kit->ground, "u", 1);
     struct kit_join join = consumer();
     struct kit_member member;
@@ -377,7 +378,6 @@ static void what_is_subscribed_does_not_expire(void **state)
     kit_make_group(kit, &join, 1, &member);
     kit_pass_ms(kit, 1000000);
     assert_int_equal(kit_heartbeat(kit, "g", member.id, 1), 0);
-    kit_broker(kit)->groups->options.offsets_retention_ms = 500000;
     sweep(kit, true, false);
     assert_int_equal(kit_offset(kit, "g", "t", 0), 1);
     assert_int_equal(kit_offset(kit, "g", "u", 0), -1);

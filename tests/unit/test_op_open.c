@@ -129,9 +129,10 @@ static void reads_are_exact_anywhere(void **state)
     uint64_t node, fh = kernel_open_path(kernel, "orders/p0", O_RDONLY, &node);
     for (size_t from = 0; from <= length + 2; from++)
         for (size_t size = 1; size <= length + 2; size++) {
-            size_t most = from < length ? length - from : 0, n = size < most ? size : most;
+            size_t start = from < length ? from : length;
+            size_t n = size < length - start ? size : length - start;
             assert_int_equal(kernel_read(kernel, node, fh, (int64_t)from, text, size), n);
-            assert_memory_equal(text, expected + from, n);
+            assert_memory_equal(text, expected + start, n);
         }
     assert_int_equal(kernel_close(kernel, node, fh), 0);
 }

@@ -71,7 +71,8 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     (void)ino;
     (void)fi;
     kq_receivers_barrier(fs.receivers);
-    if (atomic_load(&announced) <= atomic_fetch_add(&handled_releases, 1))
+    int before = atomic_fetch_add(&handled_releases, 1);
+    if (atomic_load(&announced) <= before)
         atomic_fetch_add(&announced_late, 1);
     fuse_reply_err(req, 0);
 }
