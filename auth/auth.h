@@ -34,6 +34,11 @@ int kq_identity_anonymous(const struct kq_identity **ret);
  * (nsswitch.conf(5)). -ENOENT, -ENOMEM, -errno. */
 int kq_identity_anonymous_as(const char *name, const struct kq_identity **ret);
 
+/* User:NAME with the rights of the user UID; where that is KQ_UID_UNKNOWN, of the user of that
+ * NAME, if this host has one that is not uid 0 and NAME is no number, else of nobody. Blocks.
+ * -ENOMEM, -errno. */
+int kq_identity_of_name(const char *name, uid_t uid, const struct kq_identity **ret);
+
 /* The user with UID and what groups it has now; who has no name is User:#UID. Blocks. -ENOMEM,
  * -errno. */
 int kq_identity_of_uid(uid_t uid, const struct kq_identity **ret);

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <grp.h>
+#include <limits.h>
 #include <pwd.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -65,6 +66,13 @@ int kq_identity_anonymous(const struct kq_identity **ret)
 
 /* --- Users of this host --- */
 
+/* What "not found" looks like differs: getpwnam(3). */
+static bool is_failure(int error)
+{
+    return error == EIO || error == EMFILE || error == ENFILE || error == ENOMEM ||
+           error == EAGAIN || error == ETIMEDOUT;
+}
+
 /* getpwnam_r and getpwuid_r with as much room as they want: NAME, or UID where it is NULL.
  * 0 with RET->pw_name NULL: there is none. */
 static int look_up(const char *name, uid_t uid, struct passwd *ret, char **ret_room)
@@ -84,8 +92,7 @@ static int look_up(const char *name, uid_t uid, struct passwd *ret, char **ret_r
         if (error != ERANGE) {
             *ret = (struct passwd){0};
             *ret_room = NULL;
-            /* What "not found" looks like differs: getpwnam(3). */
-            return error == EIO || error == EMFILE || error == ENFILE ? -error : 0;
+            return is_failure(error) ? -error : 0;
         }
     }
     return -ERANGE;
@@ -172,6 +179,33 @@ int kq_identity_of_uid(uid_t uid, const struct kq_identity **ret)
     if (!principal)
         return -ENOMEM;
     if (user.pw_name)
+        return make_from_passwd(&user, principal, ret);
+    struct kq_identity nameless = {.uid = uid, .gid = (gid_t)-1, .principal = principal};
+    return make(&nameless, ret);
+}
+
+/* A name of digits is nobody's: getpwnam(3) would find a user that is called so, which may be any
+ * other than the one of that number. */
+static bool may_be_user(const char *name)
+{
+    size_t length = strlen(name);
+    return length > 0 && length < LOGIN_NAME_MAX && name[strspn(name, "+-0123456789")] &&
+           !strpbrk(name, ":\n");
+}
+
+int kq_identity_of_name(const char *name, uid_t uid, const struct kq_identity **ret)
+{
+    struct passwd user = {0};
+    kq_autofree char *room = NULL, *principal = kq_format("User:%s", name);
+    bool mapped = uid != KQ_UID_UNKNOWN;
+    int r = 0;
+    if (!principal)
+        return -ENOMEM;
+    if (mapped || may_be_user(name))
+        r = look_up(mapped ? NULL : name, uid, &user, &room);
+    if (r < 0)
+        return r;
+    if (user.pw_name && (mapped || user.pw_uid != 0))
         return make_from_passwd(&user, principal, ret);
     struct kq_identity nameless = {.uid = uid, .gid = (gid_t)-1, .principal = principal};
     return make(&nameless, ret);

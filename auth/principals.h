@@ -1,10 +1,10 @@
 /* Kafka's principals and the users of this host: which user's rights a client has that proved a
  * name.
  *
- * `[users] NAME = uid` maps service accounts; a certificate's subject goes through Kafka's
- * RULE:pattern/replacement/[LU] list, a Kerberos principal through rules like auth_to_local of
- * krb5.conf(5). A name that the host does not know matches `other` only. No name maps to uid 0
- * without an entry of its own in [users].
+ * `[users] NAME = uid` maps service accounts; a certificate's subject and a Kerberos principal go
+ * through lists of rules (auth/rules.h). A name that the host does not know matches `other` only.
+ * No name maps to uid 0 without an entry of its own in [users], and none that is a number to the
+ * user of that number.
  */
 #pragma once
 
@@ -23,10 +23,11 @@ struct kq_principal_entry {
 struct kq_principals_options {
     const char *certificate_rules; /* ssl.principal.mapping.rules; "": DEFAULT */
     const char *kerberos_rules;    /* sasl.kerberos.principal.to.local.rules; "": DEFAULT */
-    const char *kerberos_realm;    /* for DEFAULT; "": of krb5.conf */
+    const char *kerberos_realm;    /* for DEFAULT; "": it matches nobody */
     const struct kq_principal_entry *users; /* [users] */
     size_t user_count;
-    int64_t refresh_ms; /* how long what was looked up of a user holds */
+    int64_t refresh_ms;   /* how long what was looked up of a user holds */
+    unsigned max_entries; /* names of which it is remembered, at most */
 };
 
 /* Options are copied. 0; -EINVAL (a malformed rule; reported in one line that quotes it);
@@ -35,14 +36,18 @@ int kq_principals_new(const struct kq_principals_options *options, struct kq_pri
 void kq_principals_free(struct kq_principals *principals); /* NULL is fine */
 
 /* The user with the rights of NAME, whose principal is User:NAME. Remembered for refresh_ms; blocks
- * where it has to look (nsswitch.conf(5)). Any thread. The reference is the caller's.
- * -ENOMEM, -errno. */
+ * where it has to look (nsswitch.conf(5)), which holds up nobody who asks for another name. Any
+ * thread. The reference is the caller's. -ENOMEM, -errno. */
 int kq_principals_identity(struct kq_principals *principals, const char *name,
                            const struct kq_identity **ret);
 
+/* How long what was looked up of a user holds, also for a connection that stays open. */
+int64_t kq_principals_refresh_ms(const struct kq_principals *principals);
+
 /* NAME of the subject of a certificate (RFC 2253, as X509_NAME_print_ex writes it with
- * XN_FLAG_RFC2253). *RET is the caller's, free(3). 0; -ENOMEM. */
+ * XN_FLAG_RFC2253). *RET is the caller's, free(3). Any thread. 0; -EACCES: no rule applies, or to
+ * nothing that could be a name; -ENOMEM. */
 int kq_principals_of_subject(struct kq_principals *principals, const char *subject, char **ret);
 
-/* NAME of a Kerberos principal: alice/host@REALM. -EACCES: no rule applies; -ENOMEM. */
+/* NAME of a Kerberos principal: alice/host@REALM. As kq_principals_of_subject. */
 int kq_principals_of_kerberos(struct kq_principals *principals, const char *principal, char **ret);

@@ -1,0 +1,268 @@
+#include "auth/principals.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/random.h>
+
+#include "auth/rules.h"
+#include "broker/base/clock.h"
+#include "broker/base/mem.h"
+
+#define NS_PER_MS INT64_C(1000000)
+#define SHELVES_MOST 16
+#define ENTRIES_PER_SHELF 64 /* at least, before there is another shelf */
+
+struct entry {
+    LIST_ENTRY(entry) chain;
+    TAILQ_ENTRY(entry) used;
+    uint64_t hash;
+    int64_t until_ns;
+    const struct kq_identity *identity;
+    char name[];
+};
+
+LIST_HEAD(chain, entry);
+
+/* A part of what is remembered, by the hash of the names. */
+struct shelf {
+    pthread_mutex_t lock; /* held for a look into the table, never while the host is asked */
+    struct chain *chains;
+    TAILQ_HEAD(, entry) used; /* longest ago first */
+    unsigned count;
+    char apart[64]; /* from the next one's lock */
+};
+
+struct kq_principals {
+    struct kq_rules *subjects, *kerberos;
+    struct kq_principal_entry *users; /* by name */
+    size_t user_count;
+    int64_t refresh_ms;
+    uint64_t seed;
+    unsigned shelf_count; /* a power of two */
+    unsigned most;        /* entries of each */
+    unsigned chain_count; /* of each; a power of two */
+    struct shelf shelves[SHELVES_MOST];
+};
+
+/* --- [users] --- */
+
+static int compare_users(const void *a, const void *b)
+{
+    const struct kq_principal_entry *left = a, *right = b;
+    return strcmp(left->name, right->name);
+}
+
+static int copy_users(struct kq_principals *principals, const struct kq_principals_options *options)
+{
+    if (options->user_count == 0)
+        return 0;
+    principals->users = kq_zalloc(options->user_count * sizeof(*principals->users));
+    if (!principals->users)
+        return -ENOMEM;
+    for (size_t i = 0; i < options->user_count; i++) {
+        char *name = kq_strdup(options->users[i].name);
+        if (!name)
+            return -ENOMEM;
+        principals->users[principals->user_count++] =
+            (struct kq_principal_entry){name, options->users[i].uid};
+    }
+    qsort(principals->users, principals->user_count, sizeof(*principals->users), compare_users);
+    return 0;
+}
+
+static uid_t uid_of(const struct kq_principals *principals, const char *name)
+{
+    struct kq_principal_entry wanted = {.name = name};
+    const struct kq_principal_entry *found =
+        principals->user_count ? bsearch(&wanted, principals->users, principals->user_count,
+                                         sizeof(wanted), compare_users)
+                               : NULL;
+    return found ? found->uid : KQ_UID_UNKNOWN;
+}
+
+/* --- All of them --- */
+
+static int make_shelves(struct kq_principals *principals, unsigned most)
+{
+    principals->shelf_count = 1;
+    while (principals->shelf_count < SHELVES_MOST &&
+           most / (2 * principals->shelf_count) >= ENTRIES_PER_SHELF)
+        principals->shelf_count *= 2;
+    principals->most = most / principals->shelf_count;
+    principals->chain_count = 1;
+    while (principals->chain_count < principals->most)
+        principals->chain_count *= 2;
+    int r = 0;
+    for (unsigned i = 0; i < principals->shelf_count; i++) {
+        struct shelf *shelf = &principals->shelves[i];
+        pthread_mutex_init(&shelf->lock, NULL);
+        TAILQ_INIT(&shelf->used);
+        shelf->chains = kq_zalloc(principals->chain_count * sizeof(*shelf->chains));
+        if (!shelf->chains)
+            r = -ENOMEM;
+    }
+    return r;
+}
+
+int kq_principals_new(const struct kq_principals_options *options, struct kq_principals **ret)
+{
+    struct kq_principals *principals = kq_zalloc(sizeof(*principals));
+    if (!principals)
+        return -ENOMEM;
+    principals->refresh_ms = options->refresh_ms;
+    /* Without it, one who may choose names could choose such as have the same hash. */
+    if (getrandom(&principals->seed, sizeof(principals->seed), GRND_NONBLOCK) < 0)
+        principals->seed = (uint64_t)kq_clock_mono_ns();
+    int r = make_shelves(principals, options->max_entries);
+    if (r == 0)
+        r = copy_users(principals, options);
+    if (r == 0)
+        r = kq_rules_new_subject("ssl.principal.mapping.rules", options->certificate_rules,
+                                 &principals->subjects);
+    if (r == 0)
+        r = kq_rules_new_kerberos("sasl.kerberos.principal.to.local.rules", options->kerberos_rules,
+                                  options->kerberos_realm, &principals->kerberos);
+    if (r < 0) {
+        kq_principals_free(principals);
+        return r;
+    }
+    *ret = principals;
+    return 0;
+}
+
+static void drop(struct shelf *shelf, struct entry *entry)
+{
+    LIST_REMOVE(entry, chain);
+    TAILQ_REMOVE(&shelf->used, entry, used);
+    shelf->count--;
+    kq_identity_unref(entry->identity);
+    free(entry);
+}
+
+void kq_principals_free(struct kq_principals *principals)
+{
+    if (!principals)
+        return;
+    for (unsigned i = 0; i < principals->shelf_count; i++) {
+        struct shelf *shelf = &principals->shelves[i];
+        struct entry *entry;
+        while ((entry = TAILQ_FIRST(&shelf->used)))
+            drop(shelf, entry);
+        free(shelf->chains);
+        pthread_mutex_destroy(&shelf->lock);
+    }
+    for (size_t i = 0; i < principals->user_count; i++)
+        free((char *)principals->users[i].name);
+    free(principals->users);
+    kq_rules_free(principals->subjects);
+    kq_rules_free(principals->kerberos);
+    free(principals);
+}
+
+int64_t kq_principals_refresh_ms(const struct kq_principals *principals)
+{
+    return principals->refresh_ms;
+}
+
+/* --- Who is NAME? --- */
+
+/* FNV-1a, begun at a secret and mixed at the end (the last step of MurmurHash3). */
+static uint64_t hash_of(const struct kq_principals *principals, const char *name)
+{
+    uint64_t hash = principals->seed;
+    for (; *name; name++)
+        hash = (hash ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
+    hash = (hash ^ (hash >> 33)) * UINT64_C(0xff51afd7ed558ccd);
+    hash = (hash ^ (hash >> 33)) * UINT64_C(0xc4ceb9fe1a85ec53);
+    return hash ^ (hash >> 33);
+}
+
+static struct shelf *shelf_of(struct kq_principals *principals, uint64_t hash)
+{
+    return &principals->shelves[(hash >> 48) & (principals->shelf_count - 1)];
+}
+
+static struct chain *chain_of(const struct kq_principals *principals, struct shelf *shelf,
+                              uint64_t hash)
+{
+    return &shelf->chains[hash & (principals->chain_count - 1)];
+}
+
+static struct entry *find(const struct kq_principals *principals, struct shelf *shelf,
+                          const char *name, uint64_t hash)
+{
+    struct entry *entry;
+    LIST_FOREACH (entry, chain_of(principals, shelf, hash), chain)
+        if (entry->hash == hash && strcmp(entry->name, name) == 0)
+            return entry;
+    return NULL;
+}
+
+static const struct kq_identity *recall(struct kq_principals *principals, const char *name,
+                                        uint64_t hash)
+{
+    const struct kq_identity *found = NULL;
+    struct shelf *shelf = shelf_of(principals, hash);
+    pthread_mutex_lock(&shelf->lock);
+    struct entry *entry = find(principals, shelf, name, hash);
+    if (entry && kq_clock_mono_ns() < entry->until_ns) {
+        found = kq_identity_ref(entry->identity);
+        TAILQ_REMOVE(&shelf->used, entry, used);
+        TAILQ_INSERT_TAIL(&shelf->used, entry, used);
+    }
+    pthread_mutex_unlock(&shelf->lock);
+    return found;
+}
+
+/* Without memory for it, it is looked up again the next time. */
+static void remember(struct kq_principals *principals, const char *name, uint64_t hash,
+                     const struct kq_identity *identity)
+{
+    size_t length = strlen(name) + 1;
+    struct entry *entry = kq_alloc(sizeof(*entry) + length), *before;
+    if (!entry)
+        return;
+    memcpy(entry->name, name, length);
+    entry->hash = hash;
+    entry->until_ns = kq_clock_mono_ns() + principals->refresh_ms * NS_PER_MS;
+    entry->identity = kq_identity_ref(identity);
+    struct shelf *shelf = shelf_of(principals, hash);
+    pthread_mutex_lock(&shelf->lock);
+    before = find(principals, shelf, name, hash);
+    if (!before && shelf->count >= principals->most)
+        before = TAILQ_FIRST(&shelf->used);
+    if (before)
+        drop(shelf, before);
+    LIST_INSERT_HEAD(chain_of(principals, shelf, hash), entry, chain);
+    TAILQ_INSERT_TAIL(&shelf->used, entry, used);
+    shelf->count++;
+    pthread_mutex_unlock(&shelf->lock);
+}
+
+int kq_principals_identity(struct kq_principals *principals, const char *name,
+                           const struct kq_identity **ret)
+{
+    uint64_t hash = hash_of(principals, name);
+    const struct kq_identity *identity = recall(principals, name, hash);
+    if (!identity) {
+        int r = kq_identity_of_name(name, uid_of(principals, name), &identity);
+        if (r < 0)
+            return r;
+        remember(principals, name, hash, identity);
+    }
+    *ret = identity;
+    return 0;
+}
+
+/* --- What rules make of it --- */
+
+int kq_principals_of_subject(struct kq_principals *principals, const char *subject, char **ret)
+{
+    return kq_rules_apply(principals->subjects, subject, ret);
+}
+
+int kq_principals_of_kerberos(struct kq_principals *principals, const char *principal, char **ret)
+{
+    return kq_rules_apply(principals->kerberos, principal, ret);
+}

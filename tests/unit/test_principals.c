@@ -1,0 +1,320 @@
+/* Which user's rights a name has. The users of the host are the test's own: it answers in the place
+ * of getpwnam_r(3), getpwuid_r(3) and getgrouplist(3). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <grp.h>
+#include <pthread.h>
+#include <pwd.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "auth/principals.h"
+#include "broker/base/clock.h"
+#include "broker/base/fault.h"
+#include "broker/base/mem.h"
+
+/* --- The host --- */
+
+static atomic_int looks;
+static sem_t slow_asked, slow_answers;
+static gid_t alices_group = 70;
+
+static const struct host_user {
+    const char *name;
+    uid_t uid;
+} host[] = {{"root", 0}, {"toor", 0}, {"alice", 1000}, {"1001", 1002}, {"slow", 1003}};
+
+static int answer(const struct host_user *user, struct passwd *ret, struct passwd **found)
+{
+    *found = NULL;
+    if (!user)
+        return 0;
+    *ret = (struct passwd){.pw_name = (char *)user->name, .pw_uid = user->uid, .pw_gid = user->uid};
+    *found = ret;
+    return 0;
+}
+
+int getpwnam_r(const char *name, struct passwd *ret, char *room, size_t size, struct passwd **found)
+{
+    const struct host_user *user = NULL;
+    atomic_fetch_add(&looks, 1);
+    if (strcmp(name, "slow") == 0) {
+        sem_post(&slow_asked);
+        sem_wait(&slow_answers);
+    }
+    *found = NULL;
+    if (strcmp(name, "broken") == 0)
+        return EAGAIN;
+    for (size_t i = 0; i < kq_array_size(host); i++)
+        if (strcmp(host[i].name, name) == 0)
+            user = &host[i];
+    return answer(user, ret, found);
+}
+
+int getpwuid_r(uid_t uid, struct passwd *ret, char *room, size_t size, struct passwd **found)
+{
+    const struct host_user *user = NULL;
+    atomic_fetch_add(&looks, 1);
+    for (size_t i = 0; !user && i < kq_array_size(host); i++)
+        if (host[i].uid == uid)
+            user = &host[i];
+    return answer(user, ret, found);
+}
+
+int getgrouplist(const char *name, gid_t gid, gid_t *groups, int *count)
+{
+    groups[0] = gid;
+    groups[1] = alices_group;
+    *count = strcmp(name, "alice") == 0 ? 2 : 1;
+    return *count;
+}
+
+/* --- */
+
+static const struct kq_principal_entry entries[] = {
+    {"app1", 5000}, {"boss", 0}, {"root", 0}, {"CN=x", 1000}, {"77", 78}};
+
+static struct kq_principals *make(unsigned most)
+{
+    struct kq_principals *principals;
+    struct kq_principals_options options = {.certificate_rules = "RULE:^CN=(.*)$/$1/L",
+                                            .kerberos_rules = "",
+                                            .kerberos_realm = "R",
+                                            .users = entries,
+                                            .user_count = kq_array_size(entries),
+                                            .refresh_ms = 60000,
+                                            .max_entries = most};
+    assert_int_equal(kq_principals_new(&options, &principals), 0);
+    return principals;
+}
+
+static void expect_uid(struct kq_principals *principals, const char *name, uid_t uid)
+{
+    const struct kq_identity *identity;
+    char principal[1200];
+    snprintf(principal, sizeof(principal), "User:%s", name);
+    assert_int_equal(kq_principals_identity(principals, name, &identity), 0);
+    assert_string_equal(identity->principal, principal);
+    assert_int_equal(identity->uid, uid);
+    kq_identity_unref(identity);
+}
+
+static void a_user_of_the_host_has_its_uid_and_groups(void **state)
+{
+    struct kq_principals *principals = make(100);
+    const struct kq_identity *alice;
+    assert_int_equal(kq_principals_identity(principals, "alice", &alice), 0);
+    assert_int_equal(alice->uid, 1000);
+    assert_int_equal(alice->gid, 1000);
+    assert_int_equal(alice->group_count, 2);
+    assert_int_equal(alice->groups[1], 70);
+    kq_identity_unref(alice);
+    kq_principals_free(principals);
+}
+
+static void an_unknown_name_is_nobody(void **state)
+{
+    struct kq_principals *principals = make(100);
+    const struct kq_identity *identity;
+    char longest[1001];
+    memset(longest, 'a', 1000);
+    longest[1000] = '\0';
+    expect_uid(principals, "mallory", KQ_UID_UNKNOWN);
+    expect_uid(principals, "", KQ_UID_UNKNOWN);
+    expect_uid(principals, longest, KQ_UID_UNKNOWN);
+    expect_uid(principals, "alice\nalice", KQ_UID_UNKNOWN);
+    assert_int_equal(kq_principals_identity(principals, "mallory", &identity), 0);
+    assert_int_equal(identity->group_count, 0);
+    assert_int_equal(identity->gid, (gid_t)-1);
+    kq_identity_unref(identity);
+    kq_principals_free(principals);
+}
+
+static void nobody_is_uid_0_without_an_entry(void **state)
+{
+    struct kq_principals *principals = make(100);
+    expect_uid(principals, "toor", KQ_UID_UNKNOWN);
+    expect_uid(principals, "root", 0);
+    expect_uid(principals, "boss", 0);
+    kq_principals_free(principals);
+    struct kq_principals_options options = {.certificate_rules = "",
+                                            .kerberos_rules = "",
+                                            .kerberos_realm = "",
+                                            .refresh_ms = 1,
+                                            .max_entries = 1};
+    assert_int_equal(kq_principals_new(&options, &principals), 0);
+    expect_uid(principals, "root", KQ_UID_UNKNOWN);
+    kq_principals_free(principals);
+}
+
+static void a_number_is_not_the_user_of_that_number(void **state)
+{
+    struct kq_principals *principals = make(100);
+    expect_uid(principals, "1000", KQ_UID_UNKNOWN);
+    expect_uid(principals, "1001", KQ_UID_UNKNOWN);
+    expect_uid(principals, "+1000", KQ_UID_UNKNOWN);
+    expect_uid(principals, "0", KQ_UID_UNKNOWN);
+    expect_uid(principals, "77", 78); /* [users] says so */
+    kq_principals_free(principals);
+}
+
+static void an_entry_gives_the_rights_of_its_uid_under_its_own_name(void **state)
+{
+    struct kq_principals *principals = make(100);
+    const struct kq_identity *identity;
+    expect_uid(principals, "app1", 5000);
+    assert_int_equal(kq_principals_identity(principals, "CN=x", &identity), 0);
+    assert_int_equal(identity->uid, 1000);
+    assert_int_equal(identity->group_count, 2);
+    kq_identity_unref(identity);
+    kq_principals_free(principals);
+}
+
+static void what_was_looked_up_holds_for_a_while(void **state)
+{
+    struct kq_principals *principals = make(100);
+    const struct kq_identity *identity;
+    expect_uid(principals, "alice", 1000);
+    int before = looks;
+    expect_uid(principals, "alice", 1000);
+    assert_int_equal(looks, before);
+    alices_group = 71;
+    kq_clock_shift_ms(60001);
+    assert_int_equal(kq_principals_identity(principals, "alice", &identity), 0);
+    kq_clock_shift_ms(0);
+    alices_group = 70;
+    assert_int_equal(looks, before + 1);
+    assert_int_equal(identity->groups[1], 71);
+    kq_identity_unref(identity);
+    kq_principals_free(principals);
+}
+
+static void a_failed_look_up_is_not_remembered(void **state)
+{
+    struct kq_principals *principals = make(100);
+    const struct kq_identity *identity = NULL;
+    int before = looks;
+    assert_int_equal(kq_principals_identity(principals, "broken", &identity), -EAGAIN);
+    assert_int_equal(kq_principals_identity(principals, "broken", &identity), -EAGAIN);
+    assert_int_equal(looks, before + 2);
+    kq_principals_free(principals);
+}
+
+static void no_more_is_remembered_than_it_may_be(void **state)
+{
+    struct kq_principals *principals = make(4);
+    static const char *const names[] = {"a", "b", "c", "d"};
+    for (int i = 0; i < 4; i++)
+        expect_uid(principals, names[i], KQ_UID_UNKNOWN);
+    int before = looks;
+    for (int i = 0; i < 4; i++)
+        expect_uid(principals, names[i], KQ_UID_UNKNOWN);
+    assert_int_equal(looks, before);
+    expect_uid(principals, "e", KQ_UID_UNKNOWN); /* in the place of a */
+    for (int i = 1; i < 4; i++)
+        expect_uid(principals, names[i], KQ_UID_UNKNOWN);
+    assert_int_equal(looks, before + 1);
+    expect_uid(principals, "a", KQ_UID_UNKNOWN);
+    assert_int_equal(looks, before + 2);
+    kq_principals_free(principals);
+}
+
+static void *ask_for_slow(void *principals)
+{
+    expect_uid(principals, "slow", 1003);
+    return NULL;
+}
+
+/* Hangs where it does not hold. */
+static void a_slow_look_up_holds_up_nobody_else(void **state)
+{
+    struct kq_principals *principals = make(1); /* one lock for all of them */
+    pthread_t thread;
+    sem_init(&slow_asked, 0, 0);
+    sem_init(&slow_answers, 0, 0);
+    assert_int_equal(pthread_create(&thread, NULL, ask_for_slow, principals), 0);
+    sem_wait(&slow_asked);
+    expect_uid(principals, "alice", 1000);
+    expect_uid(principals, "mallory", KQ_UID_UNKNOWN);
+    sem_post(&slow_answers);
+    pthread_join(thread, NULL);
+    kq_principals_free(principals);
+}
+
+static void *ask_for_many(void *principals)
+{
+    char name[16];
+    for (int i = 0; i < 2000; i++) {
+        snprintf(name, sizeof(name), "n%d", i * 7 % 300);
+        expect_uid(principals, name, KQ_UID_UNKNOWN);
+    }
+    return NULL;
+}
+
+static void many_threads_ask_at_once(void **state)
+{
+    struct kq_principals *principals = make(256);
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, ask_for_many, principals), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    kq_principals_free(principals);
+}
+
+static void rules_lead_to_names(void **state)
+{
+    struct kq_principals *principals = make(1);
+    char *name = NULL;
+    assert_int_equal(kq_principals_of_subject(principals, "CN=Alice", &name), 0);
+    assert_string_equal(name, "alice");
+    free(name);
+    assert_int_equal(kq_principals_of_subject(principals, "O=Alice", &name), -EACCES);
+    assert_int_equal(kq_principals_of_kerberos(principals, "alice/h@R", &name), 0);
+    assert_string_equal(name, "alice");
+    free(name);
+    assert_int_equal(kq_principals_of_kerberos(principals, "alice@S", &name), -EACCES);
+    kq_principals_free(principals);
+}
+
+static void without_memory_nobody_is_somebody_else(void **state)
+{
+    struct kq_principals *principals = make(8);
+    const struct kq_identity *identity = NULL;
+    int r = -ENOMEM;
+    for (int n = 1; r == -ENOMEM; n++) {
+        kq_fault_arm(KQ_FAULT_MEMORY, n, ENOMEM, false);
+        r = kq_principals_identity(principals, "alice", &identity);
+        kq_fault_disarm();
+    }
+    assert_int_equal(r, 0);
+    assert_int_equal(identity->uid, 1000);
+    kq_identity_unref(identity);
+    kq_principals_free(principals);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_user_of_the_host_has_its_uid_and_groups),
+        cmocka_unit_test(an_unknown_name_is_nobody),
+        cmocka_unit_test(nobody_is_uid_0_without_an_entry),
+        cmocka_unit_test(a_number_is_not_the_user_of_that_number),
+        cmocka_unit_test(an_entry_gives_the_rights_of_its_uid_under_its_own_name),
+        cmocka_unit_test(what_was_looked_up_holds_for_a_while),
+        cmocka_unit_test(a_failed_look_up_is_not_remembered),
+        cmocka_unit_test(no_more_is_remembered_than_it_may_be),
+        cmocka_unit_test(a_slow_look_up_holds_up_nobody_else),
+        cmocka_unit_test(many_threads_ask_at_once),
+        cmocka_unit_test(rules_lead_to_names),
+        cmocka_unit_test(without_memory_nobody_is_somebody_else),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
