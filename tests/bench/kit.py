@@ -196,6 +196,25 @@ class Bench:
         arguments = [self.build / "kqfs", "-f", "--data", data, *options, mount]
         return self.start(stack, arguments, "kqfs", cpus, mount)
 
+    def slow_disk(self, stack, size, delay_us):
+        """A directory on a file system of its own, of SIZE bytes, every read from whose disk takes
+        DELAY_US longer: a loop device over a file of plain FUSE."""
+        if os.geteuid() != 0:
+            raise CannotMeasure("needs root, for a loop device")
+        mount, directory = self._new("slow-mount"), self.directory("slow", stack)
+        image = self.directory("slow-image", stack) / "image"
+        image.touch()
+        os.truncate(image, size)
+        program = self.build / "tests/bench/plainfuse"
+        below = self.start(stack, [program, "-d", delay_us, image, mount], "slow", None, mount)
+        device = run(["losetup", "-f", "--show", "--direct-io=on", below.mount / "file"]).strip()
+        stack.callback(run, ["losetup", "-d", device])
+        run(["blockdev", "--setra", 256, device])
+        run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,nodiscard", device])
+        run(["mount", device, directory])
+        stack.callback(run, ["umount", directory])
+        return directory
+
     def recycle(self, size, count):
         """Frees page cache that such writes have just filled: memory that a virtual machine has to
         get from its host first is several times slower."""
@@ -271,6 +290,17 @@ def drop_topic(topic):
 def settle():
     """Nothing waits for the disk when a measurement begins."""
     os.sync()
+
+
+def make_cold(paths):
+    """Their pages are read from the disk again."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def drop_caches():

@@ -1,9 +1,10 @@
 /* The yardstick of the benchmarks: a FUSE file system over one plain file.
  *
- *     plainfuse [-s] [-k] BACKING MOUNTPOINT
+ *     plainfuse [-s] [-k] [-d MICROSECONDS] BACKING MOUNTPOINT
  *
  * MOUNTPOINT/file is BACKING. One request is one pread or pwrite, and no page is cached
  * (direct_io), as for a partition of kqfs; with -k the kernel keeps pages, as for a sealed segment.
+ * With -d each read takes so much longer: below a loop device, a slow disk.
  * It runs in the foreground until it is unmounted or gets a signal, with libfuse's multi-threaded
  * loop, or with -s in one thread.
  */
@@ -24,6 +25,7 @@ enum { FILE_INODE = 2, MAX_REQUEST = 1 << 20 };
 
 static int backing;
 static bool keep;
+static useconds_t delay;
 
 static int attributes_of(fuse_ino_t inode, struct stat *ret)
 {
@@ -98,6 +100,8 @@ static void plain_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t 
         fuse_reply_err(request, buffer ? EINVAL : ENOMEM);
         return;
     }
+    if (delay)
+        usleep(delay);
     ssize_t got = pread(backing, buffer, size, offset);
     if (got < 0)
         fuse_reply_err(request, errno);
@@ -158,14 +162,16 @@ int main(int argc, char **argv)
     bool single = false;
     int option;
 
-    while ((option = getopt(argc, argv, "sk")) != -1) {
+    while ((option = getopt(argc, argv, "skd:")) != -1) {
         single |= option == 's';
         keep |= option == 'k';
+        if (option == 'd')
+            delay = (useconds_t)strtoul(optarg, NULL, 10);
         if (option == '?')
             argc = 0;
     }
     if (argc - optind != 2) {
-        fprintf(stderr, "usage: plainfuse [-s] [-k] BACKING MOUNTPOINT\n");
+        fprintf(stderr, "usage: plainfuse [-s] [-k] [-d MICROSECONDS] BACKING MOUNTPOINT\n");
         return 2;
     }
     backing = open(argv[optind], O_RDWR | O_CREAT | O_CLOEXEC, 0600);

@@ -16,6 +16,7 @@ from rows import (FREE, GIB, KIB, LINE, MIB, Result, bytes_per_second, micros, m
 SERVER_ON_1 = Placement(frozenset({1}), frozenset({0}))
 FETCH_BYTES = 50 * MIB
 CONSUMERS = 8
+SLOW_READ_US = 50000
 
 
 def listening(bench, stack, cpus, data=None, options=()):
@@ -233,6 +234,62 @@ def tcp_latency_under_appends(bench, stack):
     yield ratio_result("the same, p99.9, while a writer appends lines through the mount",
                        "while the same writer appends to ext4", FREE, Figures(*results), micros,
                        at_most=2)
+
+
+def disk_bytes(pid):
+    """What the process has read from disks so far."""
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1])
+    raise CannotMeasure("no read_bytes")
+
+
+class ColdReader:
+    """Fetches a topic whose bytes are on the disk only; must not get to its end within the block.
+    .rates is how fast the broker read them, a figure each time."""
+
+    def __init__(self, bench, broker, topic, directory):
+        self.directory, self.pid, self.rates = directory, broker.pid, []
+        self.command = [str(bench.build / "tests/bench/client"), "tcp-fetch", "127.0.0.1",
+                        str(broker.port), topic, "0", str(1 << 50), str(MIB), "0"]
+
+    def __enter__(self):
+        logs = sorted(self.directory.glob("*.log"))
+        kit.make_cold(logs)
+        self.size = sum(path.stat().st_size for path in logs)
+        self.before, self.begun = disk_bytes(self.pid), time.monotonic()
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
+
+    def __exit__(self, kind, *_):
+        read, ended = disk_bytes(self.pid) - self.before, self.process.poll() is not None
+        self.rates.append(read / (time.monotonic() - self.begun))
+        self.process.kill()
+        self.process.wait()
+        if not kind and (ended or not 0 < read < self.size * 0.95):
+            raise CannotMeasure(f"the cold reader got {mib(read / MIB)} of {mib(self.size / MIB)}")
+
+
+@row
+def tcp_latency_beside_cold(bench, stack):
+    """p99 of a warm consumer while another fetches what only a slow disk has."""
+    size = bench.size(512 * MIB, 64 * MIB)
+    broker = listening(bench, stack, None, bench.slow_disk(stack, 3 * size + GIB, SLOW_READ_US))
+    kit.new_topic(broker, "t")
+    reader = ColdReader(bench, broker, "cold", filled(bench, broker, "cold", size).parent)
+    count, interval = bench.size(10000, 200), 1000
+
+    def latency():
+        return bench.client("tcp-latency", "127.0.0.1", broker.port, "t", count, interval)["p99_us"]
+
+    def beside():
+        with reader:
+            return latency()
+
+    kit.settle()
+    results = in_pairs(bench.pairs, latency, beside)
+    yield ratio_result(f"the same, p99, while another fetches cold segments, {SLOW_READ_US // 1000} ms "
+                       "a read of the disk", "without the cold reader", FREE, Figures(*results), micros,
+                       at_most=1.5, note=f"it gets {rate(statistics.median(reader.rates))}")
 
 
 @row
