@@ -227,6 +227,14 @@ void kq_group_unlock(struct kq_group *group);
 /* The same, but not OWN: true, if it was. */
 bool kq_group_unlock_but(struct kq_group *group, struct kq_group_wait *own);
 
+/* Under the lock: does it serve nobody any more? Where the broker stops, what begins to wait behind
+ * kq_groups_stop would never be answered. */
+static inline bool kq_group_is_closed(const struct kq_group *group)
+{
+    return group->state == KQ_GROUP_DEAD || group->deleting ||
+           atomic_load_explicit(&group->groups->stopping, memory_order_relaxed);
+}
+
 /* The shard that NAME belongs to. 0; KQ_WOULD_BLOCK (no topic yet); KQ_GROUP_INVALID_ID,
  * KQ_GROUP_LOADING, KQ_GROUP_NOT_AVAILABLE. */
 int kq_groups_shard(struct kq_groups *groups, struct kq_str name, struct kq_group_shard **ret);
@@ -356,6 +364,8 @@ void kq_group_sync_due(struct kq_alarm *alarm);
 
 /* --- group_save.c: under the group's lock --- */
 
+/* Appends the record of the group's own attributes to WRITE. As kq_offsets_put_attributes. */
+int kq_group_put_own_attributes(struct kq_group_write *write, struct kq_group *group);
 /* Writes the group down as it is; what fails is reported, and the next write brings it. */
 void kq_group_save(struct kq_group *group);
 /* Writes down the assignment of the present generation, which makes the group stable once it is

@@ -55,8 +55,7 @@ static int save_new(struct kq_group *group, struct change_write *write)
     kq_group_lock(group);
     group->pinned = true;
     group->unsaved = false;
-    int r =
-        kq_offsets_put_attributes(&write->write, kq_group_name(group), &group->attributes, true);
+    int r = kq_group_put_own_attributes(&write->write, group);
     if (r == 0)
         r = kq_offsets_put_group(&write->write, group);
     if (r == 0)

@@ -7,7 +7,7 @@
 
 /* A client that gave up on a join leaves a member behind that nobody wants: it goes after this. */
 #define NEW_MEMBER_TIMEOUT_MS 300000
-#define LONGEST_PREFIX 1000 /* of the client's id in a member id */
+#define LONGEST_PREFIX 1000 /* of the client's id in a member id; no instance id is longer */
 #define OWN_MODE 0770       /* of a group that a join makes */
 
 /* One request while it is served, under the group's lock. */
@@ -41,6 +41,8 @@ static int check(const struct kq_group_options *options, const struct kq_group_j
     if (join->session_timeout_ms < options->min_session_timeout_ms ||
         join->session_timeout_ms > options->max_session_timeout_ms)
         return KQ_GROUP_INVALID_SESSION_TIMEOUT;
+    if (join->instance_id.length > LONGEST_PREFIX)
+        return -EINVAL;
     return check_protocols(options, join);
 }
 
@@ -55,7 +57,7 @@ static int make_id(const struct kq_group_join *join, struct kq_str *ret)
 {
     bool is_static = join->instance_id.length >= 0;
     struct kq_str prefix = is_static ? join->instance_id : join->client_id;
-    int32_t length = prefix.length < LONGEST_PREFIX || is_static ? prefix.length : LONGEST_PREFIX;
+    int32_t length = prefix.length < LONGEST_PREFIX ? prefix.length : LONGEST_PREFIX;
     uint8_t id[KQ_UUID_BYTES];
     int r = kq_uuid_new(id);
     if (r < 0)
@@ -294,9 +296,7 @@ static int join_locked(struct joining *joining)
 {
     const struct kq_group_join *join = joining->join;
     struct kq_group *group = joining->group;
-    if (group->state == KQ_GROUP_DEAD || group->deleting)
-        return KQ_GROUP_NOT_AVAILABLE;
-    if (atomic_load_explicit(&group->groups->stopping, memory_order_relaxed))
+    if (kq_group_is_closed(group))
         return KQ_GROUP_NOT_AVAILABLE;
     if (!has_room(group, join->member_id)) {
         struct kq_group_member *member = kq_group_member_find(group, join->member_id);

@@ -241,8 +241,8 @@ static void expire_member(struct kq_group *group, struct kq_group_member *member
     if (was_member &&
         (group->state == KQ_GROUP_STABLE || group->state == KQ_GROUP_COMPLETING_REBALANCE))
         kq_group_prepare_rebalance(group);
-    else if (group->state == KQ_GROUP_PREPARING_REBALANCE && all_have_joined(group))
-        complete_join(group);
+    else
+        kq_group_maybe_complete_join(group);
 }
 
 /* Who waits for the others cannot send heartbeats; but a new member must not wait for ever, since

@@ -20,6 +20,16 @@ static bool amid_rebalance(const struct kq_group *group)
     return group->state == KQ_GROUP_PREPARING_REBALANCE && group->generation > 0;
 }
 
+int kq_group_put_own_attributes(struct kq_group_write *write, struct kq_group *group)
+{
+    struct kq_broker *broker = group->groups->broker;
+    pthread_rwlock_rdlock(&broker->attributes_lock);
+    int r =
+        kq_offsets_put_attributes(write, kq_group_name(group), &group->attributes, group->pinned);
+    pthread_rwlock_unlock(&broker->attributes_lock);
+    return r;
+}
+
 /* Queues the group as it is. The attributes go with it until they were written once. */
 static int queue_group(struct kq_group *group, struct kq_group_write *write)
 {
@@ -27,8 +37,7 @@ static int queue_group(struct kq_group *group, struct kq_group_write *write)
     if (!write)
         return -ENOMEM;
     if (group->unsaved)
-        r = kq_offsets_put_attributes(write, kq_group_name(group), &group->attributes,
-                                      group->pinned);
+        r = kq_group_put_own_attributes(write, group);
     if (r == 0 && !amid_rebalance(group))
         r = kq_offsets_put_group(write, group);
     if (r == 0)

@@ -30,7 +30,7 @@ static int enter(struct kq_broker *broker, const struct kq_caller *caller, struc
     if (r != 0)
         return r == KQ_GROUP_NOT_FOUND ? KQ_GROUP_UNKNOWN_MEMBER : r;
     kq_group_lock(group);
-    if (group->state != KQ_GROUP_DEAD && !group->deleting) {
+    if (!kq_group_is_closed(group)) {
         *ret = group;
         return 0;
     }

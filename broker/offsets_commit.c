@@ -86,8 +86,10 @@ static int check_member(struct kq_group *group, const struct kq_group_commit *co
 static int check(struct kq_group *group, const struct kq_group_commit *commit)
 {
     struct kq_group_member *member = NULL;
-    if (group->state == KQ_GROUP_DEAD || group->deleting)
-        return commit->claim ? -ESTALE : KQ_GROUP_NOT_AVAILABLE;
+    if (commit->claim && (group->state == KQ_GROUP_DEAD || group->deleting))
+        return -ESTALE;
+    if (kq_group_is_closed(group))
+        return KQ_GROUP_NOT_AVAILABLE;
     if (commit->claim)
         return atomic_load(&commit->claim->lost) ? KQ_GROUP_OWNED : 0;
     int r = check_member(group, commit, &member);
@@ -169,9 +171,7 @@ static int queue_commit(struct kq_group *group, struct commit_write *write)
 {
     const struct kq_group_commit *commit = write->commit;
     int64_t now_ms = kq_clock_wall_ms();
-    int r = group->unsaved ? kq_offsets_put_attributes(&write->write, kq_group_name(group),
-                                                       &group->attributes, group->pinned)
-                           : 0;
+    int r = group->unsaved ? kq_group_put_own_attributes(&write->write, group) : 0;
     for (int32_t i = 0; r == 0 && i < commit->offset_count; i++)
         if (commit->offsets[i].result == 0)
             r = add_entry(group, write, &commit->offsets[i], now_ms);

@@ -310,14 +310,22 @@ static int put_group(struct kq_group *group, const struct kq_group_metadata_valu
     return r;
 }
 
-/* Nobody but this has the group yet. Its offsets have tombstones of their own, which may have been
- * cleaned away already. */
+/* Nobody but this has the group yet. Offsets have tombstones of their own: those that are still
+ * there stay. Kafka writes a group's alone where it goes on as one of another kind. */
 static void remove_group(struct kq_group *group)
 {
     kq_group_lock(group);
     kq_group_clear_members(group);
-    kq_groups_remove(group);
-    group->state = KQ_GROUP_DEAD;
+    if (group->offset_count > 0) {
+        kq_group_put_type(group, KQ_STR_NULL);
+        kq_group_put_protocol(group, KQ_STR_NULL);
+        group->generation = 0;
+        group->state = KQ_GROUP_EMPTY;
+        group->state_ms = -1;
+    } else {
+        kq_groups_remove(group);
+        group->state = KQ_GROUP_DEAD;
+    }
     kq_group_unlock(group);
 }
 

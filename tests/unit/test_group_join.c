@@ -44,6 +44,23 @@ static void a_given_id_expires_with_its_session(void **state)
     assert_int_equal(kit_join_now(kit, &(struct kit_join){.member = id}), KQ_GROUP_UNKNOWN_MEMBER);
 }
 
+/* Who expires while an empty group waits for more members does not end the waiting. */
+static void an_id_that_expires_does_not_cut_the_delay_short(void **state)
+{
+    struct kit *kit = *state;
+    static struct kit_wait wait, given;
+    kit->ground.options.groups.initial_rebalance_delay_ms = 3000;
+    kit_open(kit);
+    kit_join(kit, &(struct kit_join){.session_ms = 1000}, &given);
+    kit_forget(&given);
+    kit_join(kit, &(struct kit_join){.old = true}, &wait);
+    kit_pass_ms(kit, 1000); /* the id goes */
+    assert_false(kit_is_told(&wait));
+    kit_pass_ms(kit, 2000);
+    assert_int_equal(kit_await(&wait), 0);
+    kit_forget(&wait);
+}
+
 static void what_cannot_be_served_is_refused(void **state)
 {
     struct kit *kit = *state;
@@ -58,6 +75,9 @@ static void what_cannot_be_served_is_refused(void **state)
                      KQ_GROUP_INVALID_SESSION_TIMEOUT);
     assert_int_equal(kit_join_now(kit, &(struct kit_join){.member = "who"}),
                      KQ_GROUP_UNKNOWN_MEMBER);
+    char instance[1002] = {0}; /* no member id could be made of it that fits */
+    memset(instance, 'i', sizeof(instance) - 1);
+    assert_int_equal(kit_join_now(kit, &(struct kit_join){.instance = instance}), -EINVAL);
     assert_int_equal(kit_join_now(kit, &(struct kit_join){.type = ""}),
                      KQ_GROUP_INCONSISTENT_PROTOCOL);
     assert_int_equal(kit_join_now(kit, &(struct kit_join){.protocols = {"a", "b", "c"}}),
@@ -448,6 +468,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_new_member_is_told_its_id_first),
         TEST(a_given_id_expires_with_its_session),
+        TEST(an_id_that_expires_does_not_cut_the_delay_short),
         TEST(what_cannot_be_served_is_refused),
         TEST(one_without_the_right_cannot_join),
         TEST(without_the_topic_a_join_says_so),

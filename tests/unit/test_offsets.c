@@ -276,6 +276,36 @@ static void a_deleted_group_stays_deleted(void **state)
     kq_topic_unref(topic);
 }
 
+/* A group's own tombstone: Kafka writes one, and none for offsets, where the group goes on as one
+ * of its other kinds. */
+static void a_tombstone_of_the_group_alone_leaves_its_offsets(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_topic *topic = set_up(kit);
+    struct kit_member member;
+    struct kit_join join = consumer();
+    struct kq_group *group;
+    kit_make_group(kit, &join, 1, &member);
+    assert_int_equal(kit_commit(kit, "g", &member, topic, 0, 42, "note"), 0);
+    assert_int_equal(kq_group_get(kit_broker(kit), &kit_caller, KQ_STR("g"), 0, &group), 0);
+    struct kq_group_write *write = kq_offsets_write_new(sizeof(*write), group);
+    write->complete = kq_offsets_write_free;
+    kq_group_lock(group);
+    assert_int_equal(kq_offsets_put_no_group(write, KQ_STR("g")), 0);
+    assert_int_equal(kq_offsets_queue(group->shard, write), 0);
+    kq_group_unlock(group);
+    kq_group_unref(group);
+    kq_topic_unref(topic);
+    kit_settle(kit);
+    kit_reopen(kit);
+    assert_int_equal(kit_offset(kit, "g", "t", 0), 42);
+    assert_int_equal(kit_state(kit, "g"), KQ_GROUP_EMPTY);
+    assert_int_equal(kit_heartbeat(kit, "g", member.id, 1), KQ_GROUP_UNKNOWN_MEMBER);
+    assert_int_equal(kit_delete_group(kit, "g"), 0);
+    kit_reopen(kit);
+    assert_int_equal(kit_state(kit, "g"), KQ_GROUP_DEAD);
+}
+
 /* Tombstones of one group may be more than a batch may hold. */
 static void a_group_with_many_offsets_is_deleted(void **state)
 {
@@ -483,6 +513,7 @@ int main(void)
         TEST(offsets_and_members_outlive_the_broker),
         TEST(a_static_members_new_id_outlives_the_broker),
         TEST(a_deleted_group_stays_deleted),
+        TEST(a_tombstone_of_the_group_alone_leaves_its_offsets),
         TEST(a_group_with_many_offsets_is_deleted),
         TEST(single_offsets_are_deleted),
         TEST(offsets_expire_once_nobody_uses_the_group),
