@@ -140,19 +140,24 @@ static int check_compressed(struct records *records, const uint8_t *bytes, struc
     return r;
 }
 
-/* What a client may say is counted from the clock; the sums stay within an i64. */
+/* The sums stay within an i64. */
+void kq_timestamp_bounds(int64_t now_ms, int64_t before_max_ms, int64_t after_max_ms,
+                         int64_t *ret_oldest, int64_t *ret_newest)
+{
+    if (before_max_ms == INT64_MAX || __builtin_sub_overflow(now_ms, before_max_ms, ret_oldest))
+        *ret_oldest = INT64_MIN;
+    if (__builtin_add_overflow(now_ms, after_max_ms, ret_newest))
+        *ret_newest = INT64_MAX;
+}
+
 static void bound_timestamps(struct records *records)
 {
     const struct kq_batch_rules *rules = records->rules;
     records->oldest = INT64_MIN;
     records->newest = INT64_MAX;
-    if (rules->append_time)
-        return;
-    if (rules->before_max_ms == INT64_MAX ||
-        __builtin_sub_overflow(rules->now_ms, rules->before_max_ms, &records->oldest))
-        records->oldest = INT64_MIN;
-    if (__builtin_add_overflow(rules->now_ms, rules->after_max_ms, &records->newest))
-        records->newest = INT64_MAX;
+    if (!rules->append_time)
+        kq_timestamp_bounds(rules->now_ms, rules->before_max_ms, rules->after_max_ms,
+                            &records->oldest, &records->newest);
 }
 
 static int check_records(const uint8_t *bytes, const struct kq_batch_rules *rules,

@@ -10,6 +10,7 @@
 #define JSON_GROWTH 6
 #define JSON_AROUND 1024
 
+#define NO_TIMESTAMP (-1)
 #define PENDING_KEPT 4096 /* bytes of memory that a frame keeps between half lines */
 
 /* --- One message --- */
@@ -78,6 +79,14 @@ static int add_record(const struct kq_frame_request *request, const struct kq_re
     return r == -EFBIG ? -EMSGSIZE : r;
 }
 
+/* The broker's own time replaces what a message brings; the clock's is always good. */
+static bool is_timely(const struct kq_frame_request *request, int64_t timestamp)
+{
+    bool replaced = request->attributes & KQ_ATTRIBUTE_LOG_APPEND_TIME;
+    return replaced || timestamp == NO_TIMESTAMP ||
+           (timestamp >= request->oldest_ms && timestamp <= request->newest_ms);
+}
+
 static int add_message(const struct kq_frame_request *request, const uint8_t *bytes, size_t length,
                        struct kq_frame_output *output)
 {
@@ -88,6 +97,8 @@ static int add_message(const struct kq_frame_request *request, const uint8_t *by
         int r = kq_jsonl_parse(bytes, length, request->timestamp_ms, &output->scratch, &record);
         if (r < 0)
             return r;
+        if (!is_timely(request, record.timestamp))
+            return -EINVAL;
     } else {
         split_key(request->rendering, bytes, length, &record);
         record.timestamp = request->timestamp_ms;

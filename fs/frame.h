@@ -53,6 +53,9 @@ struct kq_frame_request {
     bool json;                 /* the file is a .jsonl */
     bool may_be_fragment;      /* of one write(2): framing=write refuses it */
     bool needs_key;            /* cleanup.policy has compact: a message without key is refused */
+    /* message.timestamp.before.max.ms and …after.max.ms: a message that brings a time outside these
+     * is refused; -1, none, never is. */
+    int64_t oldest_ms, newest_ms;
     /* The topic's partitions: messages with a key go by its hash, each partition into a batch of
      * its own. 0: all messages go into one batch, whatever their key. */
     int32_t partitions;

@@ -6,6 +6,7 @@
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 #include "broker/produce.h"
+#include "broker/validate.h"
 #include "fs/frame.h"
 #include "fs/partitioner.h"
 #include "fs/scratch.h"
@@ -241,6 +242,8 @@ static void describe(struct kq_producer *producer, const struct kq_topic_config 
         .needs_key = config->compact,
         .partitions = partitions > 1 ? partitions : 0,
     };
+    kq_timestamp_bounds(ret->timestamp_ms, config->timestamp_before_max_ms,
+                        config->timestamp_after_max_ms, &ret->oldest_ms, &ret->newest_ms);
 }
 
 static void unmark(struct kq_producer *producer)

@@ -70,6 +70,7 @@ static int write_text(const struct setting *setting, const uint8_t *text, size_t
     struct kq_frame_request request = {.rendering = &setting->rendering,
                                        .max_message_bytes = LIMIT,
                                        .timestamp_ms = 5,
+                                       .newest_ms = INT64_MAX / 2,
                                        .json = setting->json};
     uint32_t seed = setting->seed;
     int r = 0, first = 0;

@@ -506,6 +506,22 @@ def test_jsonl_produces_what_its_lines_say():
     sh(f"cp {topic}/p0.jsonl {other}/append.jsonl", status=1)
 
 
+def test_jsonl_keeps_to_the_bounds_of_timestamps():
+    topic = broker.topic("json-late")
+    setfattr(topic, "retention.ms", -1)
+    hour = 3600 * 1000
+    append(f"{topic}/p0.jsonl", '{"timestamp":5,"value":"old"}\n')
+    future = int(time.time() * 1000) + 2 * hour
+    refused(errno.EINVAL, append, f"{topic}/p0.jsonl", f'{{"value":"a"}}\n{{"timestamp":{future},"value":"b"}}\n')
+    setfattr(topic, "message.timestamp.before.max.ms", str(hour))
+    refused(errno.EINVAL, append, f"{topic}/p0.jsonl", '{"timestamp":5,"value":"c"}\n')
+    append(f"{topic}/p0.jsonl", '{"value":"d"}\n')
+    append(f"{topic}/p0", "e\n")
+    setfattr(topic, "message.timestamp.type", "LogAppendTime")
+    append(f"{topic}/p0.jsonl", '{"timestamp":5,"value":"f"}\n')
+    equal([o["value"] for o in objects(f"{topic}/p0.jsonl")], ["old", "d", "e", "f"])
+
+
 def test_tools_read_jsonl_in_order():
     topic = broker.topic("json-tools")
     append(f"{topic}/p0", lines(5000))

@@ -36,7 +36,10 @@ static void file_open(struct file *file, enum kq_framing framing, const char *de
                       const char *separator)
 {
     *file = (struct file){
-        .request = {.max_message_bytes = 1 << 20, .timestamp_ms = NOW},
+        .request = {.max_message_bytes = 1 << 20,
+                    .timestamp_ms = NOW,
+                    .oldest_ms = INT64_MIN,
+                    .newest_ms = INT64_MAX},
         .rendering = {.framing = framing,
                       .delimiter_length = (uint8_t)strlen(delimiter),
                       .separator_length = (uint8_t)strlen(separator)},
@@ -402,6 +405,29 @@ static void json_lines_become_messages_all_or_none(void **state)
     file_free(&file);
 }
 
+static void a_time_outside_the_bounds_is_refused(void **state)
+{
+    struct file file;
+    file_open(&file, KQ_FRAMING_LINE, "\n", "");
+    file.request.json = true;
+    file.request.oldest_ms = 1000;
+    file.request.newest_ms = 2000;
+    file.request.timestamp_ms = 1500;
+    assert_int_equal(file_puts(&file, "{\"value\":\"a\",\"timestamp\":999}\n"), -EINVAL);
+    assert_int_equal(file_puts(&file, "{\"value\":\"a\"}\n{\"value\":\"a\",\"timestamp\":2001}\n"),
+                     -EINVAL);
+    assert_int_equal(file.batches, 0);
+    assert_int_equal(file_puts(&file, "{\"value\":\"a\",\"timestamp\":1000}\n"
+                                      "{\"value\":\"b\",\"timestamp\":2000}\n"
+                                      "{\"value\":\"c\",\"timestamp\":-1}\n"
+                                      "{\"value\":\"d\"}\n"),
+                     0);
+    file.request.attributes = KQ_ATTRIBUTE_LOG_APPEND_TIME; /* which replaces it */
+    assert_int_equal(file_puts(&file, "{\"value\":\"e\",\"timestamp\":5}\n"), 0);
+    assert_string_equal(file_messages(&file), "a;b;c;d;e;");
+    file_free(&file);
+}
+
 static void where_a_key_is_needed_a_message_without_one_is_refused(void **state)
 {
     struct file file;
@@ -570,6 +596,7 @@ int main(void)
         cmocka_unit_test(a_changed_delimiter_is_looked_for_in_what_waits),
         cmocka_unit_test(messages_with_keys_go_to_their_partitions),
         cmocka_unit_test(json_lines_become_messages_all_or_none),
+        cmocka_unit_test(a_time_outside_the_bounds_is_refused),
         cmocka_unit_test(where_a_key_is_needed_a_message_without_one_is_refused),
         cmocka_unit_test(log_append_time_overrides_what_json_says),
         cmocka_unit_test(text_reads_back_however_it_was_cut),
