@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 
+import mounted
 from mounted import Broker, check, free_port, main, tool
 
 SECONDS = int(os.environ.get("KQFS_SOAK_SECONDS", "180"))
+mounted.TIMEOUT_S = max(mounted.TIMEOUT_S, SECONDS + 320)
 PARTITIONS = 16
 
 
