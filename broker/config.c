@@ -10,6 +10,7 @@
 
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "broker/configusers.h"
 #include "broker/octal.h"
 
 struct kq_config_source {
@@ -72,6 +73,14 @@ static const struct kq_setting settings[] = {
      "settings as an INI file: kqfs.conf(5)", true},
     {"broker", "data", 0, KQ_SETTING_PATH, AT(data), 0, 0, 0, NULL, "DIR", "where the log lives",
      true},
+    {"broker", "user", 0, KQ_SETTING_WORD, AT(user), 0, 0, 0, NULL, "USER",
+     "started as root, become this user and keep only a small helper as root", true},
+    {"broker", "helper", 0, KQ_SETTING_PATH, AT(helper), 0, 0, 0, NULL, "SOCKET",
+     "the unix socket of a helper that runs already", false},
+    {"broker", "confine", 0, KQ_SETTING_WORD, AT(confine), 0, 0, 0, NULL, "yes|no|require",
+     "with a user: seccomp and Landlock, where the kernel has them", false},
+    {"broker", "confine.action", 0, KQ_SETTING_WORD, AT(confine_action), 0, 0, 0, NULL,
+     "refuse|kill", "what a system call outside of that does", false},
     {"broker", "num.partitions", 0, KQ_SETTING_NUMBER, AT(default_partitions), 1, 100000, 1, NULL,
      "N", "partitions of a new topic", true},
     {"broker", "log.retention.check.interval.ms", 0, KQ_SETTING_NUMBER, AT(retention_check_ms), 1,
@@ -206,10 +215,56 @@ static const struct kq_setting settings[] = {
      NULL, "a topic is made when a client first asks for it", false},
     {"net", "create.umask", 0, KQ_SETTING_MODE, AT(umask), 0, 0777, 0, default_umask, "MODE",
      "of topics that clients make, as umask(1)", false},
+    {"sasl", "mechanisms", 0, KQ_SETTING_LIST, AT(sasl.mechanisms), 0, 0, 0, NULL, "LIST",
+     "how clients of sasl_… may say who they are", false},
+    {"sasl", "plain_without_tls", 0, KQ_SETTING_FLAG, AT(sasl.plain_without_tls), 0, 1, 0, NULL,
+     NULL, "take passwords of PLAIN that the network has seen", false},
+    {"sasl", "max_receive_bytes", 0, KQ_SETTING_NUMBER, AT(sasl.max_receive_bytes), 1024, INT32_MAX,
+     512 << 10, NULL, "BYTES", "the largest request before that", false},
+    {"sasl", "authentication_timeout_ms", 0, KQ_SETTING_NUMBER, AT(sasl.timeout_ms), 1, DAY_MS,
+     30000, NULL, "MS", "how long they may take to say it", false},
+    {"sasl", "failed_authentication_delay_ms", 0, KQ_SETTING_NUMBER, AT(sasl.delay_ms), 0, 60000,
+     100, NULL, "MS", "how long an answer waits that refuses one", false},
+    {"sasl", "max_reauth_ms", 0, KQ_SETTING_NUMBER, AT(sasl.max_reauth_ms), 0, DAY_MS * 365, 0,
+     NULL, "MS", "when they have to say it again; 0: never", false},
+    {"sasl", "scram_iterations", 0, KQ_SETTING_NUMBER, AT(sasl.scram_iterations), 4096, 16384, 4096,
+     NULL, "N", "of a password that kqfs passwd sets", false},
+    {"sasl", "max_users", 0, KQ_SETTING_NUMBER, AT(sasl.max_users), 1, 10000000, 100000, NULL, "N",
+     "users that have a password, at most", false},
+    {"net", "principal.refresh.ms", 0, KQ_SETTING_NUMBER, AT(principal_refresh_ms), 1000, DAY_MS,
+     60000, NULL, "MS", "how long it may take until a user's new groups count", false},
+    {"net", "principal.max.entries", 0, KQ_SETTING_NUMBER, AT(max_principals), 1, 10000000, 10000,
+     NULL, "N", "names of which the user is remembered, at most", false},
+    {"tls", "ssl.principal.mapping.rules", 0, KQ_SETTING_RULES, AT(certificate_rules), 0, 0, 0,
+     NULL, "RULES", "names of certificates' subjects", false},
+    {"sasl", "sasl.kerberos.keytab", 0, KQ_SETTING_PATH, AT(kerberos.keytab), 0, 0, 0, NULL, "FILE",
+     "the service's keys: GSSAPI is on", false},
+    {"sasl", "sasl.kerberos.principal", 0, KQ_SETTING_WORD, AT(kerberos.principal), 0, 0, 0, NULL,
+     "NAME", "the service: kafka/HOST@REALM; not set: any in the keytab", false},
+    {"sasl", "sasl.kerberos.realm", 0, KQ_SETTING_WORD, AT(kerberos.realm), 0, 0, 0, NULL, "REALM",
+     "whose principals are users without a rule", false},
+    {"sasl", "sasl.kerberos.principal.to.local.rules", 0, KQ_SETTING_RULES, AT(kerberos.rules), 0,
+     0, 0, NULL, "RULES", "names of Kerberos principals", false},
+    {"sasl", "sasl.oauthbearer.jwks.file", 0, KQ_SETTING_PATH, AT(oauth.jwks), 0, 0, 0, NULL,
+     "FILE", "who signs tokens: OAUTHBEARER is on", false},
+    {"sasl", "sasl.oauthbearer.expected.issuer", 0, KQ_SETTING_WORD, AT(oauth.issuer), 0, 0, 0,
+     NULL, "ISS", "who is to have issued tokens", false},
+    {"sasl", "sasl.oauthbearer.expected.audience", 0, KQ_SETTING_LIST, AT(oauth.audience), 0, 0, 0,
+     NULL, "AUD", "for whom tokens are to be, any of them", false},
+    {"sasl", "sasl.oauthbearer.algorithms", 0, KQ_SETTING_LIST, AT(oauth.algorithms), 0, 0, 0, NULL,
+     "ALG", "signatures that are taken: RS256, ES256, …", false},
+    {"sasl", "sasl.oauthbearer.sub.claim.name", 0, KQ_SETTING_WORD, AT(oauth.claim), 0, 0, 0, NULL,
+     "CLAIM", "what in a token is the name, instead of sub", false},
+    {"sasl", "sasl.oauthbearer.clock.skew.seconds", 0, KQ_SETTING_NUMBER, AT(oauth.skew_s), 0, 3600,
+     30, NULL, "S", "by how much clocks may differ", false},
+    {"sasl", "sasl.oauthbearer.max.token.bytes", 0, KQ_SETTING_NUMBER, AT(oauth.max_token_bytes),
+     256, 1 << 20, 16384, NULL, "BYTES", "the longest token", false},
 };
 
 #define SETTING_COUNT kq_array_size(settings)
+#define ALL_SECTIONS "there are [broker], [mount], [net], [tls], [sasl], [users] and [topic]"
 #define TOPIC_PREFIX "topic."
+#define USERS_PREFIX KQ_USERS_SECTION "."
 
 const struct kq_setting *kq_setting_row(size_t index)
 {
@@ -242,13 +297,43 @@ static int default_data(char **ret)
     return 0;
 }
 
-static void set_default(struct kq_config *config, const struct kq_setting *row)
+static bool is_number(enum kq_setting_type type)
+{
+    return type == KQ_SETTING_NUMBER || type == KQ_SETTING_MODE;
+}
+
+static bool is_list(enum kq_setting_type type)
+{
+    return type == KQ_SETTING_LIST || type == KQ_SETTING_RULES;
+}
+
+static int set_default_text(const struct kq_setting *row, char **at)
+{
+    static const struct {
+        size_t offset;
+        const char *text;
+    } texts[] = {{AT(sasl.mechanisms), "SCRAM-SHA-256 SCRAM-SHA-512"},
+                 {AT(confine), "yes"},
+                 {AT(confine_action), "refuse"}};
+    const char *text = "";
+    for (size_t i = 0; i < kq_array_size(texts); i++)
+        if (texts[i].offset == row->offset)
+            text = texts[i].text;
+    *at = kq_strdup(text);
+    return *at ? 0 : -ENOMEM;
+}
+
+/* A path that nobody gave is NULL, other texts are empty. */
+static int set_default(struct kq_config *config, const struct kq_setting *row)
 {
     char *at = (char *)config + row->offset;
-    if (row->type == KQ_SETTING_NUMBER || row->type == KQ_SETTING_MODE)
+    if (is_number(row->type))
         *(int64_t *)at = row->compute ? row->compute() : row->fallback;
     else if (row->type == KQ_SETTING_FLAG)
         *(bool *)at = row->fallback != 0;
+    else if (row->type != KQ_SETTING_PATH)
+        return set_default_text(row, (char **)at);
+    return 0;
 }
 
 int kq_config_new(struct kq_config **ret)
@@ -257,17 +342,13 @@ int kq_config_new(struct kq_config **ret)
     if (!config)
         return -ENOMEM;
     config->sources = kq_zalloc((SETTING_COUNT + topic_setting_count()) * sizeof(*config->sources));
-    config->mount_options = kq_strdup("");
-    config->listen = kq_strdup("");
-    config->plaintext_user = kq_strdup("");
-    bool all = config->sources && config->mount_options && config->listen && config->plaintext_user;
-    int r = all ? default_data(&config->data) : -ENOMEM;
+    int r = config->sources ? default_data(&config->data) : -ENOMEM;
+    for (size_t i = 0; r == 0 && i < SETTING_COUNT; i++)
+        r = set_default(config, &settings[i]);
     if (r) {
         kq_config_free(config);
         return r;
     }
-    for (size_t i = 0; i < SETTING_COUNT; i++)
-        set_default(config, &settings[i]);
     kq_topic_config_defaults(&config->topic);
     *ret = config;
     return 0;
@@ -277,13 +358,11 @@ void kq_config_free(struct kq_config *config)
 {
     if (!config)
         return;
-    free(config->data);
-    free(config->mountpoint);
-    free(config->mount_options);
-    free(config->listen);
-    free(config->plaintext_user);
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+        if (!is_number(settings[i].type) && settings[i].type != KQ_SETTING_FLAG)
+            free(*(char **)((char *)config + settings[i].offset));
+    kq_config_users_free(config);
     free(config->sources);
-    free(config->file);
     free(config);
 }
 
@@ -393,7 +472,7 @@ static int parse_words(const struct kq_setting *row, const char *where, const ch
 static int parse_text(const struct kq_setting *row, const char *where, bool in_section,
                       const char *value, char **ret)
 {
-    if (row->type == KQ_SETTING_WORD || row->type == KQ_SETTING_LIST)
+    if (row->type == KQ_SETTING_WORD || is_list(row->type))
         return parse_words(row, where, value, ret);
     return in_section ? parse_path_in_file(row, where, value, ret)
                       : parse_path(row, where, value, ret);
@@ -414,7 +493,8 @@ static int take_source(struct kq_config *config, size_t index, enum kq_origin or
                        const char *where, int line, const char *name, bool *ret_wins)
 {
     struct kq_config_source *source = &config->sources[index];
-    if (origin == KQ_ORIGIN_FILE && source->line)
+    bool has_lines = index < SETTING_COUNT && settings[index].type == KQ_SETTING_RULES;
+    if (origin == KQ_ORIGIN_FILE && source->line && !has_lines)
         return complain(where, name, "set twice, first in line %d", source->line);
     *ret_wins = origin >= source->origin;
     if (origin == KQ_ORIGIN_FILE)
@@ -433,14 +513,13 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
     char *at = (char *)config + row->offset;
     size_t index = (size_t)(row - settings);
     int r = 0;
-    bool is_number = row->type == KQ_SETTING_NUMBER || row->type == KQ_SETTING_MODE;
-    if (is_number)
+    if (is_number(row->type))
         r = parse_number(row, where, value, &number);
     else if (row->type == KQ_SETTING_FLAG)
         r = parse_flag(row, where, value, &flag);
     else if (row->type != KQ_SETTING_MOUNT)
         r = parse_text(row, where, in_section, value, &text);
-    if (r == 0 && text && row->type == KQ_SETTING_LIST && config->sources[index].origin == origin)
+    if (r == 0 && text && is_list(row->type) && config->sources[index].origin == origin)
         r = join(*(char **)at, &text);
     if (r == 0)
         r = take_source(config, index, origin, where, line, row->name, &wins);
@@ -450,7 +529,7 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
         return kq_config_set_mount_options(config, origin, where, line, value);
     if (!wins)
         return 0;
-    if (is_number) {
+    if (is_number(row->type)) {
         *(int64_t *)at = number;
     } else if (row->type == KQ_SETTING_FLAG) {
         *(bool *)at = flag;
@@ -487,6 +566,8 @@ bool kq_config_knows(const char *name)
 {
     bool topic = strncmp(name, TOPIC_PREFIX, strlen(TOPIC_PREFIX)) == 0;
     const char *known;
+    if (strncmp(name, USERS_PREFIX, strlen(USERS_PREFIX)) == 0)
+        return true;
     for (size_t i = 0; !topic && i < SETTING_COUNT; i++)
         if (strcmp(settings[i].name, name) == 0)
             return true;
@@ -502,6 +583,10 @@ int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *w
     size_t prefix = strlen(TOPIC_PREFIX);
     if (section ? strcmp(section, "topic") == 0 : strncmp(name, TOPIC_PREFIX, prefix) == 0)
         return set_topic(config, origin, where, line, section ? name : name + prefix, value);
+    prefix = strlen(USERS_PREFIX);
+    if (section ? strcmp(section, KQ_USERS_SECTION) == 0 : strncmp(name, USERS_PREFIX, prefix) == 0)
+        return kq_config_users_set(config, origin, where, line, section != NULL,
+                                   section ? name : name + prefix, value);
     bool known_section = !section;
     for (size_t i = 0; i < SETTING_COUNT; i++) {
         const char *its = settings[i].section;
@@ -511,11 +596,9 @@ int kq_config_set(struct kq_config *config, enum kq_origin origin, const char *w
         known_section |= here;
     }
     if (!known_section && !section[0])
-        return complain(where, name,
-                        "stands before any section: [broker], [mount], [net] or [topic]");
+        return complain(where, name, "stands before any section; " ALL_SECTIONS);
     if (!known_section)
-        return complain(where, section,
-                        "no such section: there are [broker], [mount], [net] and [topic]");
+        return complain(where, section, "no such section; " ALL_SECTIONS);
     return complain(where, name, "no such setting%s%s (kqfs.conf(5) lists them)",
                     section ? " in section " : "", section ? section : "");
 }
@@ -597,6 +680,27 @@ int kq_config_value(const struct kq_config *config, size_t index, struct kq_buf 
     return text ? kq_buf_append_string(ret, text) : 0;
 }
 
+/* Cut at blanks into lines that a file can hold. */
+static int format_rules(const struct kq_config *config, size_t index, struct kq_buf *ret)
+{
+    const struct kq_setting *row = &settings[index];
+    const char *at = *(char *const *)((const char *)config + row->offset);
+    size_t room = LINE_BYTES_MAX - strlen(row->name) - strlen(" = ");
+    do {
+        size_t length = strlen(at), cut = room;
+        while (length > room && cut > 0 && at[cut] != ' ')
+            cut--;
+        if (length > room && cut > 0)
+            length = cut;
+        struct kq_buf line = {.data = (uint8_t *)at, .length = length};
+        int r = format_line(config, row->name, &line, &config->sources[index], ret);
+        if (r)
+            return r;
+        at += length + (at[length] == ' ');
+    } while (*at);
+    return 0;
+}
+
 /* As it stands in a file; nothing for a path that is not set. */
 static int format_row(const struct kq_config *config, size_t index, struct kq_buf *ret)
 {
@@ -606,6 +710,8 @@ static int format_row(const struct kq_config *config, size_t index, struct kq_bu
     const char *text = escaped ? *(char *const *)((const char *)config + row->offset) : NULL;
     if (escaped && !text)
         return 0;
+    if (row->type == KQ_SETTING_RULES)
+        return format_rules(config, index, ret);
     int r = escaped
                 ? kq_octal_append(&value, text,
                                   row->type == KQ_SETTING_PATH ? KQ_OCTAL_PATH : KQ_OCTAL_OPTION)
@@ -647,7 +753,7 @@ static int format_topic(const struct kq_config *config, struct kq_buf *ret)
 
 int kq_config_format(const struct kq_config *config, struct kq_buf *ret)
 {
-    static const char *const sections[] = {"broker", "mount", "net"};
+    static const char *const sections[] = {"broker", "mount", "net", "tls", "sasl"};
     int r = 0;
     for (size_t s = 0; r == 0 && s < kq_array_size(sections); s++) {
         r = kq_buf_printf(ret, "[%s]\n", sections[s]);
@@ -657,5 +763,9 @@ int kq_config_format(const struct kq_config *config, struct kq_buf *ret)
         if (r == 0)
             r = kq_buf_append_string(ret, "\n");
     }
+    if (r == 0)
+        r = kq_config_users_format(config, ret);
+    if (r == 0)
+        r = kq_buf_append_string(ret, "\n");
     return r ? r : format_topic(config, ret);
 }

@@ -3,7 +3,8 @@
  * A setting has one name wherever it is given: `NAME = VALUE` in its section of the file,
  * `--NAME VALUE` on the command line, `-o NAME=VALUE` as mount(8) hands it over. The command line
  * wins over -o, -o over the file, the file over the default. Topic defaults stand in the section
- * [topic] under Kafka's names, elsewhere as topic.NAME.
+ * [topic] under Kafka's names, elsewhere as topic.NAME; users in [users] as NAME = uid, elsewhere
+ * as users.NAME.
  *
  * Plain values: main.c copies them into the options of the parts. One owner; read by any thread
  * once it no longer changes.
@@ -28,6 +29,10 @@ enum kq_origin {
 struct kq_config {
     /* [broker] */
     char *data;
+    char *user;           /* whom to become; "": stay who we are */
+    char *helper;         /* a unix socket; NULL: fork one */
+    char *confine;        /* "yes", "no", "require" */
+    char *confine_action; /* "refuse", "kill" */
     int64_t default_partitions;
     int64_t retention_check_ms;
     int64_t checkpoint_ms;
@@ -86,6 +91,36 @@ struct kq_config {
     int64_t max_described_partitions;
     bool auto_create_topics;
     int64_t umask; /* of topics that are made over the wire */
+    /* [sasl] */
+    struct kq_sasl_settings {
+        char *mechanisms; /* words */
+        bool plain_without_tls;
+        int64_t max_receive_bytes, timeout_ms, delay_ms, max_reauth_ms;
+        int64_t scram_iterations, max_users;
+    } sasl;
+    int64_t principal_refresh_ms;
+    int64_t max_principals;
+    /* [tls] */
+    char *certificate_rules; /* with blanks between them; "" */
+    /* [sasl] */
+    struct kq_kerberos_settings {
+        char *keytab;    /* NULL: no Kerberos */
+        char *principal; /* of the service; "" */
+        char *realm;     /* "": that of krb5.conf */
+        char *rules;     /* with blanks between them; "" */
+    } kerberos;
+    struct kq_oauth_settings {
+        char *jwks;       /* NULL: no OAUTHBEARER */
+        char *issuer;     /* "": any */
+        char *audience;   /* with blanks between them; "": any */
+        char *algorithms; /* likewise; "": all that are known */
+        char *claim;      /* ""; "sub" */
+        int64_t skew_s;
+        int64_t max_token_bytes;
+    } oauth;
+    /* [users] */
+    void *users; /* configusers.c's own */
+    size_t user_count;
     /* [topic] */
     struct kq_topic_config topic;
 
@@ -104,6 +139,7 @@ enum kq_setting_type {
     KQ_SETTING_MOUNT,  /* char *: options for libfuse, checked one by one */
     KQ_SETTING_WORD,   /* char *: without blanks */
     KQ_SETTING_LIST,   /* char *: words; given again from the same place, more of them */
+    KQ_SETTING_RULES,  /* as a list, which may have several lines in the file */
 };
 
 /* One row of the table. */
@@ -155,6 +191,11 @@ int kq_config_read_file(struct kq_config *config, const char *path);
 
 /* As kq_config_read_file, with the file's LENGTH bytes at hand; PATH for reports only. */
 int kq_config_parse(struct kq_config *config, const char *path, const char *bytes, size_t length);
+
+/* Calls TAKE for each of [users], in order of their names. */
+void kq_config_each_user(const struct kq_config *config,
+                         void (*take)(void *context, const char *name, uint32_t uid),
+                         void *context);
 
 /* The value of row INDEX, as it is written, appended to RET; nothing where it is not set. Where
  * RET_DEFAULT is not NULL, it is set to whether nobody has set it. -ENOMEM. */

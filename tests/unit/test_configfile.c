@@ -49,14 +49,69 @@ static void an_empty_file_changes_nothing(void **state)
     kq_config_free(config);
 }
 
+static void note_user(void *context, const char *name, uint32_t uid)
+{
+    size_t length = strlen(context);
+    snprintf((char *)context + length, 256 - length, "%s=%u,", name, uid);
+}
+
+static void users_may_have_any_names(void **state)
+{
+    struct kq_config *config, *again;
+    char users[256] = "", same[256] = "";
+    kq_autobuf struct kq_buf text = {0};
+    assert_int_equal(parse("[users]\nCN\\075b,O\\075a b = 7\napp1 = 1000\n", &config), 0);
+    assert_int_equal(
+        kq_config_set(config, KQ_ORIGIN_COMMAND_LINE, "here", 0, NULL, "users.app1", "8"), 0);
+    kq_config_each_user(config, note_user, users);
+    assert_string_equal(users, "CN=b,O=a b=7,app1=8,");
+    assert_int_equal(config->user_count, 2);
+    assert_true(kq_config_knows("users.whatever"));
+    assert_int_equal(kq_config_format(config, &text), 0);
+    assert_int_equal(kq_config_new(&again), 0);
+    assert_int_equal(kq_config_parse(again, "f", (char *)text.data, text.length), 0);
+    kq_config_each_user(again, note_user, same);
+    assert_string_equal(same, users);
+    kq_config_free(again);
+    kq_config_free(config);
+}
+
+static void rules_may_have_several_lines(void **state)
+{
+    struct kq_config *config, *again;
+    kq_autobuf struct kq_buf text = {0};
+    kq_autobuf struct kq_buf file = {0};
+    assert_int_equal(kq_buf_append_string(&file, "[tls]\n"), 0);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(
+            kq_buf_printf(&file, "ssl.principal.mapping.rules = RULE:^CN=user%d,O=Org$/u%d/,\n", i,
+                          i),
+            0);
+    assert_int_equal(kq_buf_append(&file, "", 1), 0);
+    assert_int_equal(parse((char *)file.data, &config), 0);
+    assert_true(strlen(config->certificate_rules) > 400);
+    assert_int_equal(kq_config_format(config, &text), 0);
+    assert_int_equal(kq_config_new(&again), 0);
+    assert_int_equal(kq_config_parse(again, "f", (char *)text.data, text.length), 0);
+    assert_string_equal(again->certificate_rules, config->certificate_rules);
+    kq_config_free(again);
+    kq_config_free(config);
+}
+
 static void each_mistake_is_one_line_with_file_line_and_key(void **state)
 {
     refused("num.partitions=1\n",
-            "f:1: num.partitions: stands before any section: [broker], [mount], [net] or [topic]");
+            "f:1: num.partitions: stands before any section; there are [broker], [mount], [net], "
+            "[tls], [sasl], [users] and [topic]");
     refused("[broker]\n\nx=1\n", "f:3: x: no such setting in section broker (kqfs.conf(5) lists "
                                  "them)");
-    refused("[brok]\nx=1\n",
-            "f:2: brok: no such section: there are [broker], [mount], [net] and [topic]");
+    refused("[brok]\nx=1\n", "f:2: brok: no such section; there are [broker], [mount], [net], "
+                             "[tls], [sasl], [users] and [topic]");
+    refused("[users]\napp1 = alice\n", "f:2: [users] app1: a uid is a number from 0 to 4294967294");
+    refused("[users]\napp1 = 4294967295\n",
+            "f:2: [users] app1: a uid is a number from 0 to 4294967294");
+    refused("[users]\napp1 = 1\napp2 = 1\napp1 = 1\n",
+            "f:4: [users] app1: set twice, first in line 2");
     refused("[broker]\nmax.topics=1\nmax.topics=1\n",
             "f:3: max.topics: set twice, first in line 2");
     refused("[topic]\nretention.ms=1\nretention.ms=1\n",
@@ -168,6 +223,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(comments_blanks_indents_crlf_and_bom_are_fine),
         cmocka_unit_test(an_empty_file_changes_nothing),
+        cmocka_unit_test(users_may_have_any_names),
+        cmocka_unit_test(rules_may_have_several_lines),
         cmocka_unit_test(each_mistake_is_one_line_with_file_line_and_key),
         cmocka_unit_test(a_setting_twice_is_refused_where_the_command_line_set_it_too),
         cmocka_unit_test(a_line_too_long_is_refused_and_never_cut),
