@@ -61,6 +61,16 @@ static struct kq_topic *compacted(struct ground *ground, const char *name)
     return topic;
 }
 
+static void wait_busy(struct ground *ground, struct kq_topic *topic)
+{
+    struct kq_cleaner *cleaner = &ground->broker->cleaner;
+    for (bool busy = false; !busy; sched_yield()) {
+        pthread_mutex_lock(&cleaner->lock);
+        busy = kq_topic_at(topic, 0)->cleaning.busy;
+        pthread_mutex_unlock(&cleaner->lock);
+    }
+}
+
 static void append(struct kq_topic *topic, int count)
 {
     struct kq_access access = ground_access(topic, 0);
@@ -177,8 +187,7 @@ static void a_run_gives_way_to_changes_of_the_topic_and_to_its_end(void **state)
     struct kq_topic *topic = compacted(ground, "t");
     append(topic, 2000);
     int64_t began_ns = kq_clock_mono_ns();
-    while (!__atomic_load_n(&kq_topic_at(topic, 0)->cleaning.busy, __ATOMIC_RELAXED))
-        sched_yield();
+    wait_busy(ground, topic);
     assert_int_equal(kq_topic_set_config(topic, &ground_caller, "delimiter", ";"), 0);
     assert_int_equal(kq_topic_delete(topic, &ground_caller, false), 0);
     assert_true(kq_clock_mono_ns() - began_ns < 30 * INT64_C(1000000000));
@@ -193,8 +202,7 @@ static void the_broker_closes_while_one_is_under_way(void **state)
     open_ground(ground);
     struct kq_topic *topic = compacted(ground, "t");
     append(topic, 2000);
-    while (!__atomic_load_n(&kq_topic_at(topic, 0)->cleaning.busy, __ATOMIC_RELAXED))
-        sched_yield();
+    wait_busy(ground, topic);
     kq_topic_unref(topic);
     ground_close(ground);
     ground->options.cleaner.io_rate = INT64_MAX;
