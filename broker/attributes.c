@@ -77,8 +77,14 @@ static void replace(struct kq_broker *broker, struct kq_attributes *old,
     pthread_rwlock_wrlock(&broker->attributes_lock);
     before = *old;
     *old = *attributes;
+    atomic_fetch_add(&broker->attribute_changes, 1);
     pthread_rwlock_unlock(&broker->attributes_lock);
     kq_attributes_release(&before);
+}
+
+uint64_t kq_attribute_changes(const struct kq_broker *broker)
+{
+    return atomic_load(&broker->attribute_changes);
 }
 
 static int write_topic(struct kq_topic *topic, struct kq_partition *partition,
@@ -115,24 +121,128 @@ static int set_locked(struct kq_broker *broker, struct kq_topic *topic,
     return 0;
 }
 
+static mode_t kept_bits(mode_t mode, bool is_partition)
+{
+    return (mode & MODE_BITS) | (is_partition ? 0 : STICKY);
+}
+
+int kq_attributes_change(struct kq_broker *broker, struct kq_topic *topic,
+                         struct kq_partition *partition, const struct kq_caller *caller,
+                         int (*change)(struct kq_attributes *attributes, void *argument),
+                         void *argument)
+{
+    struct kq_attributes attributes;
+    if (partition)
+        topic = partition->topic;
+    pthread_mutex_t *lock = topic ? &topic->change : &broker->root_change;
+    pthread_mutex_lock(lock);
+    int r = kq_attributes_get(broker, topic, partition, &attributes);
+    if (r == 0) {
+        r = change(&attributes, argument);
+        attributes.mode = kept_bits(attributes.mode, partition);
+        if (r == 0)
+            r = set_locked(broker, topic, partition, caller, &attributes);
+        if (r != 0)
+            kq_attributes_release(&attributes);
+    }
+    pthread_mutex_unlock(lock);
+    return r;
+}
+
+static int put(struct kq_attributes *attributes, void *argument)
+{
+    struct kq_attributes copy;
+    int r = kq_attributes_copy(argument, &copy);
+    if (r < 0)
+        return r;
+    kq_attributes_release(attributes);
+    *attributes = copy;
+    return 0;
+}
+
 int kq_attributes_set(struct kq_broker *broker, struct kq_topic *topic,
                       struct kq_partition *partition, const struct kq_caller *caller,
                       const struct kq_attributes *attributes)
 {
-    struct kq_attributes copy;
-    if (partition)
-        topic = partition->topic;
-    pthread_mutex_t *lock = topic ? &topic->change : &broker->root_change;
-    int r = kq_attributes_copy(attributes, &copy);
+    return kq_attributes_change(broker, topic, partition, caller, put, (void *)attributes);
+}
+
+/* --- A topic with all its partitions --- */
+
+static int check_all(struct kq_topic *topic, const struct kq_caller *caller, int32_t count)
+{
+    int r = atomic_load(&topic->deleted) ? -ESTALE : 0;
+    if (r == 0)
+        r = kq_authorize(topic->broker, caller, KQ_RIGHT_CHANGE_ATTRIBUTES, topic, NULL);
+    for (int32_t i = 0; i < count && r == 0; i++)
+        r = kq_authorize(topic->broker, caller, KQ_RIGHT_CHANGE_ATTRIBUTES, topic,
+                         kq_topic_at(topic, i));
+    return r;
+}
+
+/* ALL is of the topic, then of each partition. */
+static int change_all(struct kq_topic *topic, const struct kq_topic_attributes_change *change,
+                      int32_t count, struct kq_attributes *all)
+{
+    int r = 0;
+    for (int32_t i = -1; i < count && r == 0; i++) {
+        struct kq_partition *partition = i < 0 ? NULL : kq_topic_at(topic, i);
+        struct kq_attributes *one = &all[i + 1];
+        r = kq_attributes_get(topic->broker, topic, partition, one);
+        if (r == 0)
+            r = change->change(change, one, partition);
+        one->mode = kept_bits(one->mode, partition);
+    }
+    return r;
+}
+
+static int write_all(struct kq_topic *topic, int32_t count, const struct kq_attributes *all)
+{
+    struct kq_topic_record record;
+    int r = kq_topic_record(topic, 0, &record);
     if (r < 0)
         return r;
-    copy.mode &= MODE_BITS;
-    if (!partition)
-        copy.mode |= STICKY;
-    pthread_mutex_lock(lock);
-    r = set_locked(broker, topic, partition, caller, &copy);
-    pthread_mutex_unlock(lock);
-    if (r < 0)
-        kq_attributes_release(&copy);
+    record.attributes = all[0];
+    for (int32_t i = 0; i < count; i++)
+        record.partitions[i].attributes = all[i + 1];
+    r = kq_store_write(topic->broker->dirfd, topic->name, &record);
+    free(record.partitions);
+    return r;
+}
+
+/* What was before comes back in ALL. */
+static void replace_all(struct kq_topic *topic, int32_t count, struct kq_attributes *all)
+{
+    struct kq_broker *broker = topic->broker;
+    pthread_rwlock_wrlock(&broker->attributes_lock);
+    for (int32_t i = -1; i < count; i++) {
+        struct kq_attributes *at = which(broker, topic, i < 0 ? NULL : kq_topic_at(topic, i));
+        struct kq_attributes before = *at;
+        *at = all[i + 1];
+        all[i + 1] = before;
+    }
+    atomic_fetch_add(&broker->attribute_changes, 1);
+    pthread_rwlock_unlock(&broker->attributes_lock);
+    for (int32_t i = -1; i < count; i++)
+        kq_broker_emit(broker, KQ_EVENT_ATTRIBUTES, topic, i < 0 ? NULL : kq_topic_at(topic, i));
+}
+
+int kq_topic_change_attributes(struct kq_topic *topic, const struct kq_caller *caller,
+                               const struct kq_topic_attributes_change *change)
+{
+    pthread_mutex_lock(&topic->change);
+    int32_t count = kq_topic_partition_count(topic);
+    struct kq_attributes *all = kq_zalloc(((size_t)count + 1) * sizeof(*all));
+    int r = all ? check_all(topic, caller, count) : -ENOMEM;
+    if (r == 0)
+        r = change_all(topic, change, count, all);
+    if (r == 0)
+        r = write_all(topic, count, all);
+    if (r == 0)
+        replace_all(topic, count, all);
+    pthread_mutex_unlock(&topic->change);
+    for (int32_t i = 0; all && i <= count; i++)
+        kq_attributes_release(&all[i]);
+    free(all);
     return r;
 }

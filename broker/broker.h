@@ -213,6 +213,26 @@ int kq_attributes_set(struct kq_broker *broker, struct kq_topic *topic,
                       const struct kq_attributes *attributes);
 
 void kq_attributes_release(struct kq_attributes *attributes);
+/* Reads, changes (CHANGE) and replaces them in one step, so that no other change is lost: CHANGE
+ * gets a copy to change; what it refuses comes back. It must not call the broker. */
+int kq_attributes_change(struct kq_broker *broker, struct kq_topic *topic,
+                         struct kq_partition *partition, const struct kq_caller *caller,
+                         int (*change)(struct kq_attributes *attributes, void *argument),
+                         void *argument);
+
+/* The same of a topic and all its partitions: all of them or, also after a crash, none. CALLER
+ * must own each. CHANGE is called for the topic (PARTITION NULL), then for each partition. */
+struct kq_topic_attributes_change {
+    int (*change)(const struct kq_topic_attributes_change *change, struct kq_attributes *attributes,
+                  const struct kq_partition *partition);
+};
+int kq_topic_change_attributes(struct kq_topic *topic, const struct kq_caller *caller,
+                               const struct kq_topic_attributes_change *change);
+
+/* How often attributes of the root, a topic or a partition were changed: an answer of kq_authorize
+ * holds as long as this stays. Never blocks. */
+uint64_t kq_attribute_changes(const struct kq_broker *broker);
+
 int kq_attributes_copy(const struct kq_attributes *from, struct kq_attributes *ret);
 
 /* --- Partitions --- */

@@ -201,7 +201,8 @@ struct kq_groups {
     size_t count, capacity;
     struct kq_group *by_number;
 
-    struct kq_attributes root; /* of .kqfs/groups; under attributes_lock */
+    struct kq_attributes root;   /* of .kqfs/groups; under attributes_lock */
+    pthread_mutex_t change_lock; /* who reads, changes and sets attributes; held over disk writes */
 
     pthread_mutex_t sweep_lock;
     pthread_cond_t swept;

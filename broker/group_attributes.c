@@ -22,7 +22,10 @@ int kq_group_authorize(struct kq_groups *groups, const struct kq_group *group,
         .topic = deletes ? &group->attributes : &groups->root,
         .partition = !deletes && group ? &group->attributes : NULL,
     };
-    int r = authz->check(authz->context, caller, rights, &object);
+    const struct kq_authz_object root = {.root = &broker->root};
+    int r = deletes ? authz->check(authz->context, caller, KQ_RIGHT_DESCRIBE, &root) : 0;
+    if (r == 0)
+        r = authz->check(authz->context, caller, rights, &object);
     pthread_rwlock_unlock(&broker->attributes_lock);
     return r;
 }
@@ -66,6 +69,16 @@ void kq_group_put_attributes(struct kq_groups *groups, struct kq_group *group,
 }
 
 /* --- Changing them --- */
+
+void kq_group_attributes_lock(struct kq_broker *broker)
+{
+    pthread_mutex_lock(&broker->groups->change_lock);
+}
+
+void kq_group_attributes_unlock(struct kq_broker *broker)
+{
+    pthread_mutex_unlock(&broker->groups->change_lock);
+}
 
 struct attributes_write {
     struct kq_group_write write;

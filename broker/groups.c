@@ -360,6 +360,9 @@ int kq_group_get(struct kq_broker *broker, const struct kq_caller *caller, struc
         r = KQ_GROUP_NOT_FOUND;
     if (r == 0)
         r = kq_groups_take(shard, name, NULL, NULL, &group);
+    if (r == KQ_GROUP_NOT_FOUND && rights != 0 &&
+        kq_group_authorize(broker->groups, NULL, caller, KQ_RIGHT_DESCRIBE) < 0)
+        return -EACCES;
     if (r != 0)
         return r;
     r = kq_group_authorize(broker->groups, group, caller, rights);
@@ -541,6 +544,7 @@ static struct kq_groups *set_up(struct kq_broker *broker)
     pthread_mutex_init(&groups->load_lock, NULL);
     pthread_cond_init(&groups->loaded, NULL);
     pthread_rwlock_init(&groups->names_lock, NULL);
+    pthread_mutex_init(&groups->change_lock, NULL);
     pthread_mutex_init(&groups->sweep_lock, NULL);
     pthread_cond_init(&groups->swept, NULL);
     return groups;
@@ -622,6 +626,7 @@ void kq_groups_close(struct kq_broker *broker)
     pthread_mutex_destroy(&groups->load_lock);
     pthread_cond_destroy(&groups->loaded);
     pthread_rwlock_destroy(&groups->names_lock);
+    pthread_mutex_destroy(&groups->change_lock);
     pthread_mutex_destroy(&groups->sweep_lock);
     pthread_cond_destroy(&groups->swept);
     free(groups);

@@ -211,6 +211,11 @@ int kq_group_attributes_get(struct kq_broker *broker, struct kq_group *group,
 void kq_group_attributes_peek(struct kq_broker *broker, struct kq_group *group,
                               struct kq_attributes *ret);
 
+/* Between the two nobody else who does the same changes the attributes of any group: for one who
+ * reads them, changes them and waits until that was done. Blocks. */
+void kq_group_attributes_lock(struct kq_broker *broker);
+void kq_group_attributes_unlock(struct kq_broker *broker);
+
 /* --- Changes that are durable when they are done --- */
 
 /* One who waits for a change; lives in its owner's memory until DONE was called. */

@@ -106,6 +106,7 @@ struct kq_broker {
     struct kq_registry registry;
     pthread_rwlock_t attributes_lock;
     struct kq_attributes root;
+    atomic_uint_fast64_t attribute_changes; /* under attributes_lock where it is changed */
     pthread_mutex_t root_change; /* writers of the root's file */
     struct kq_listener *listeners;
     struct kq_emitting {

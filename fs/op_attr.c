@@ -1,5 +1,3 @@
-#include <pthread.h>
-
 #include "broker/base/acl.h"
 #include "fs/attr.h"
 #include "fs/groups.h"
@@ -36,16 +34,13 @@ void kq_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 /* --- Changing what is stored --- */
 
-/* Reading, changing and storing attributes is one step for all who do it through this mount. */
-static pthread_mutex_t change_lock = PTHREAD_MUTEX_INITIALIZER;
-
 static int change_group(struct kq_fs *fs, const struct kq_node *node,
                         const struct kq_caller *caller,
                         int (*change)(struct kq_attributes *attributes, void *argument),
                         void *argument)
 {
     struct kq_attributes attributes;
-    pthread_mutex_lock(&change_lock);
+    kq_group_attributes_lock(fs->broker);
     int r = kq_group_node_attributes(fs, node, &attributes);
     if (r == 0) {
         r = change(&attributes, argument);
@@ -53,7 +48,7 @@ static int change_group(struct kq_fs *fs, const struct kq_node *node,
             r = kq_group_node_change(fs, node, caller, &attributes);
         kq_attributes_release(&attributes);
     }
-    pthread_mutex_unlock(&change_lock);
+    kq_group_attributes_unlock(fs->broker);
     return r;
 }
 
@@ -61,7 +56,6 @@ int kq_attr_change(struct kq_fs *fs, const struct kq_node *node, const struct kq
                    int (*change)(struct kq_attributes *attributes, void *argument), void *argument)
 {
     struct kq_attr_source source;
-    struct kq_attributes attributes;
     if (!kq_attr_settable(node->view))
         return -EPERM;
     if (kq_view_row(node->view)->of_groups)
@@ -69,15 +63,7 @@ int kq_attr_change(struct kq_fs *fs, const struct kq_node *node, const struct kq
     int r = kq_attr_source_get(node, &source);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&change_lock);
-    r = kq_attributes_get(fs->broker, source.topic, source.partition, &attributes);
-    if (r == 0) {
-        r = change(&attributes, argument);
-        if (r == 0)
-            r = kq_attributes_set(fs->broker, source.topic, source.partition, caller, &attributes);
-        kq_attributes_release(&attributes);
-    }
-    pthread_mutex_unlock(&change_lock);
+    r = kq_attributes_change(fs->broker, source.topic, source.partition, caller, change, argument);
     kq_attr_source_release(&source);
     return r;
 }

@@ -145,6 +145,7 @@ static int plan(struct kq_request *request)
         if (r < 0)
             return r;
     }
+    fetch->attribute_changes = kq_attribute_changes(request->broker);
     fetch->due = fetch->due || fetch->count == 0;
     queue_parts(fetch);
     return 0;

@@ -31,11 +31,9 @@ static bool may(struct kq_request *request, struct kq_str name, unsigned rights)
 static int32_t operations(struct kq_request *request, struct kq_group *group)
 {
     struct kq_str name = kq_group_name(group);
-    struct kq_attributes attributes;
-    kq_group_attributes_peek(request->broker, group, &attributes);
-    bool owns = request->caller.uid == 0 || request->caller.uid == attributes.uid;
     return (may(request, name, KQ_RIGHT_WRITE) ? READ : 0) |
-           (may(request, name, KQ_RIGHT_READ) ? DESCRIBE : 0) | (owns ? DELETE : 0);
+           (may(request, name, KQ_RIGHT_READ) ? DESCRIBE : 0) |
+           (may(request, name, KQ_RIGHT_DELETE) ? DELETE : 0);
 }
 
 static int describe_members(struct kq_request *request,

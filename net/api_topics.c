@@ -252,9 +252,13 @@ static int16_t delete_one(struct kq_request *request, const struct kq_topic_ref 
                           struct kq_delete_topics_response_topic *ret)
 {
     struct kq_topic *topic;
-    int16_t error = kq_topics_describe(request, ref, &topic);
+    int16_t error = kq_topics_find(request, ref, &topic);
     if (error)
         return error;
+    if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_DELETE, topic, NULL) < 0) {
+        kq_topic_unref(topic);
+        return KQ_ERROR_TOPIC_AUTHORIZATION_FAILED;
+    }
     const char *name = kq_topic_name(topic);
     memcpy(ret->topic_id, kq_topic_id(topic), sizeof(ret->topic_id));
     char *copy = kq_arena_string(&request->arena, name, strlen(name));

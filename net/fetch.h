@@ -36,6 +36,7 @@ struct kq_fetch {
     int64_t bytes;                /* of all extents */
     bool due;                     /* nothing further is waited for */
     bool fenced;                  /* an answer names the leader */
+    uint64_t attribute_changes;   /* up to when the caller's rights were asked */
     struct kq_fetch_part *unread; /* to be read, in this order */
     struct kq_fetch_part *read;   /* to be waited for */
 

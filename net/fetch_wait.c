@@ -100,6 +100,25 @@ static enum kq_handled answer_nothing(struct kq_fetch *fetch)
     return KQ_HANDLED_NOW;
 }
 
+/* Who has lost the right to read while it waited gets nothing of what came meanwhile. */
+static void ask_again(struct kq_fetch *fetch)
+{
+    const struct kq_request *request = fetch->request;
+    if (kq_attribute_changes(request->broker) == fetch->attribute_changes)
+        return;
+    for (int32_t i = 0; i < fetch->count; i++) {
+        struct kq_fetch_part *part = &fetch->parts[i];
+        struct kq_access access;
+        if (!part->access.partition)
+            continue;
+        int r =
+            kq_partition_access(part->access.partition, &request->caller, KQ_RIGHT_READ, &access);
+        if (r != 0)
+            kq_fetch_refuse(part, r == -ESTALE ? kq_topics_gone(part->ref)
+                                               : KQ_ERROR_TOPIC_AUTHORIZATION_FAILED);
+    }
+}
+
 /* Nothing further is waited for: the response, or the wait for wakes that are on their way. */
 static enum kq_handled conclude(struct kq_fetch *fetch)
 {
@@ -116,6 +135,7 @@ static enum kq_handled conclude(struct kq_fetch *fetch)
     if (atomic_load_explicit(&fetch->news, memory_order_acquire) != 0)
         return KQ_HANDLED_PARKED;
     fetch->request->cancel = NULL;
+    ask_again(fetch);
     if (!kq_throttle_fetch(fetch->request, fetch->bytes))
         return answer_nothing(fetch);
     for (int32_t i = 0; i < fetch->count; i++)
