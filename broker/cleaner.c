@@ -515,6 +515,7 @@ static int start_threads(struct kq_broker *broker)
     if (!cleaner->threads)
         return -ENOMEM;
     sigfillset(&all);
+    sigdelset(&all, SIGSYS); /* of a system call that is refused: broker/seccomp.c */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (error == 0 && cleaner->thread_count < wanted) {
         error = pthread_create(&cleaner->threads[cleaner->thread_count], NULL, keep_clean, broker);

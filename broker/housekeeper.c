@@ -253,6 +253,7 @@ int kq_housekeeper_start(struct kq_broker *broker)
     struct kq_housekeeper *housekeeper = &broker->housekeeper;
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGSYS); /* of a system call that is refused: broker/seccomp.c */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&housekeeper->thread, NULL, keep_house, broker);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -21,7 +21,9 @@
 #include "broker/daemon.h"
 #include "broker/exportrun.h"
 #include "broker/options.h"
+#include "broker/helper.h"
 #include "broker/paths.h"
+#include "broker/privileges.h"
 #include "fs/fs.h"
 #include "net/server.h"
 
@@ -286,16 +288,15 @@ static int run(struct kq_config *config, struct kq_server *server)
     return code;
 }
 
-static int run_in_background(struct kq_config *config, struct kq_server *server)
+static int give_up_and_run(struct kq_config *config, struct kq_server *server)
 {
-    if (!config->foreground && kq_daemon_detach() < 0)
-        return KQ_EXIT_FAILURE;
-    if (config->debug)
-        kq_diag_set_level(LOG_DEBUG);
     sem_init(&stopped, 0, 0);
-    if (kq_signals_start(stop_serving, "recovering the log") < 0)
+    int code = kq_privileges_give_up(config);
+    if (code)
+        return code;
+    if (kq_signals_start(stop_serving, "recovering the log") < 0 || kq_helper_watch() < 0)
         return KQ_EXIT_FAILURE;
-    int code = run(config, server);
+    code = run(config, server);
     kq_signals_end();
     return code;
 }
@@ -308,9 +309,28 @@ static int bind_and_run(struct kq_config *config, const struct kq_config *defaul
     int r = bind_listeners(config, &settings, &server);
     if (r < 0)
         return r == -EINVAL ? KQ_EXIT_USAGE : KQ_EXIT_LISTEN;
-    int code = run_in_background(config, server);
+    int code = give_up_and_run(config, server);
     kq_server_free(server);
     return code;
+}
+
+static int detach_and_run(struct kq_config *config, const struct kq_config *defaults)
+{
+    if (!config->foreground && kq_daemon_detach() < 0)
+        return KQ_EXIT_FAILURE;
+    if (config->debug)
+        kq_diag_set_level(LOG_DEBUG);
+    int code = kq_privileges_begin(config);
+    if (code == 0)
+        code = bind_and_run(config, defaults);
+    kq_privileges_end();
+    return code;
+}
+
+static int help_broker(struct kq_config *config)
+{
+    int code = kq_paths_check(config);
+    return code ? code : kq_helper_run(config);
 }
 
 static int start(struct kq_config *config)
@@ -323,7 +343,7 @@ static int start(struct kq_config *config)
         kq_diag(LOG_ERR, "out of memory");
         return KQ_EXIT_FAILURE;
     }
-    code = bind_and_run(config, defaults);
+    code = detach_and_run(config, defaults);
     kq_config_free(defaults);
     return code;
 }
@@ -376,6 +396,9 @@ int main(int argc, char **argv)
     raise_file_limit();
     if (kq_export_is_asked(argc, argv))
         return export(argc - 1, argv + 1);
+    bool helper = kq_helper_is_asked(argc, argv);
+    argc -= helper;
+    argv += helper;
     int r = kq_options_parse(argc, argv, &act, &config);
     if (r)
         return r == -ENOMEM ? KQ_EXIT_FAILURE : KQ_EXIT_USAGE;
@@ -385,7 +408,7 @@ int main(int argc, char **argv)
     else if (act == KQ_ACT_VERSION)
         printf("kqfs " KQFS_VERSION "\nlibfuse %s\n", fuse_pkgversion());
     else if (act == KQ_ACT_SERVE)
-        code = start(config);
+        code = helper ? help_broker(config) : start(config);
     kq_config_free(config);
     return code;
 }

@@ -208,10 +208,8 @@ void kq_fs_free(struct kq_fs *fs)
     kq_receivers_free(fs->receivers);
     kq_pool_free(fs->workers);
     kq_handles_free(fs->handles);
-    if (fs->session) {
-        fuse_session_unmount(fs->session);
-        fuse_session_destroy(fs->session);
-    }
+    if (fs->session)
+        kq_unmount(fs);
     kq_nodes_free(fs->nodes);
     free(fs->mountpoint);
     free(fs);

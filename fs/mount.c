@@ -7,6 +7,7 @@
 
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
+#include "broker/base/privileged.h"
 
 #define DEVICE "/dev/fuse"
 #define FUSE_CONF "/etc/fuse.conf"
@@ -54,7 +55,7 @@ int kq_mount_check(const char *mountpoint, char **ret)
     }
     if (!S_ISDIR(stat_buf.st_mode))
         return fail(ENOTDIR, mountpoint, "choose a directory to mount on");
-    if (geteuid() != 0 && access(mountpoint, W_OK) < 0)
+    if (geteuid() != 0 && !kq_privileged() && access(mountpoint, W_OK) < 0)
         return fail(errno, mountpoint, "only who may write to it (or root) can mount on it");
     char *absolute = realpath(mountpoint, NULL);
     if (!absolute)
@@ -63,31 +64,35 @@ int kq_mount_check(const char *mountpoint, char **ret)
     return 0;
 }
 
-static int check_device(void)
+static int report_device(int error)
 {
-    int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-    if (fd >= 0) {
-        close(fd);
-        return 0;
-    }
-    switch (errno) {
+    switch (error) {
     case ENOENT:
     case ENODEV:
     case ENXIO:
-        return fail(errno, DEVICE,
+        return fail(error, DEVICE,
                     "the kernel has no FUSE: run `modprobe fuse` as root (in a "
                     "container: give it the device)");
     case EACCES:
-        return fail(errno, DEVICE,
+        return fail(error, DEVICE,
                     "only root may use FUSE here: run `chmod 0666 /dev/fuse` as "
                     "root, or kqfs as root");
     case EPERM:
-        return fail(errno, DEVICE,
+        return fail(error, DEVICE,
                     "this container may not use FUSE: start it with --device "
                     "/dev/fuse --cap-add SYS_ADMIN");
     default:
-        return fail(errno, DEVICE, "FUSE does not work on this machine");
+        return fail(error, DEVICE, "FUSE does not work on this machine");
     }
+}
+
+static int check_device(void)
+{
+    int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return report_device(errno);
+    close(fd);
+    return 0;
 }
 
 /* Is NAME one of the comma-separated OPTIONS, with or without a value? */
@@ -162,10 +167,11 @@ static int make_session(struct kq_fs *fs, const struct fuse_lowlevel_ops *operat
 /* When nothing that was looked at before explains it. */
 static int report_failure(const char *mountpoint, int error)
 {
-    if (geteuid() != 0 && access("/usr/bin/fusermount3", X_OK) < 0 &&
+    bool as_root = geteuid() == 0 || kq_privileged();
+    if (!as_root && access("/usr/bin/fusermount3", X_OK) < 0 &&
         access("/bin/fusermount3", X_OK) < 0)
         kq_diag(LOG_ERR, "%s: fusermount3 is missing: install the package fuse3", mountpoint);
-    else if (geteuid() == 0 && error == EPERM)
+    else if (as_root && error == EPERM)
         kq_diag(LOG_ERR,
                 "%s: root may not mount here: a container needs --cap-add SYS_ADMIN and an "
                 "apparmor profile that permits mount",
@@ -176,24 +182,61 @@ static int report_failure(const char *mountpoint, int error)
     return error ? -error : -EIO;
 }
 
+/* The helper's: it has mounted, and libfuse takes the descriptor as its mountpoint. */
+static int mount_by(const struct kq_privileged *helper, struct kq_fs *fs)
+{
+    char passed[32];
+    bool device = false;
+    int fd = helper->mount(helper->context, &device);
+    if (fd < 0 && device)
+        return report_device(-fd);
+    if (fd < 0)
+        return report_failure(fs->mountpoint, -fd);
+    snprintf(passed, sizeof(passed), "/dev/fd/%d", fd);
+    if (fuse_session_mount(fs->session, passed) == 0)
+        return 0;
+    close(fd);
+    return report_failure(fs->mountpoint, EPROTO);
+}
+
+static int mount_ourselves(struct kq_fs *fs)
+{
+    errno = 0;
+    return fuse_session_mount(fs->session, fs->mountpoint) == 0
+               ? 0
+               : report_failure(fs->mountpoint, errno);
+}
+
 int kq_mount(struct kq_fs *fs, const struct fuse_lowlevel_ops *operations)
 {
+    const struct kq_privileged *helper = kq_privileged();
     debugging = fs->options.debug;
     fuse_set_log_func(on_fuse_log);
     const char *asked = fs->options.mount_options ? fs->options.mount_options : "";
-    int r = check_device();
-    if (r == 0)
+    int r = helper ? 0 : check_device();
+    if (r == 0 && !helper)
         r = check_allow_other(asked);
     if (r == 0)
         r = make_session(fs, operations);
     if (r < 0)
         return r;
     last_line[0] = '\0';
-    errno = 0;
-    if (fuse_session_mount(fs->session, fs->mountpoint) == 0)
-        return 0;
-    r = report_failure(fs->mountpoint, errno);
+    r = helper ? mount_by(helper, fs) : mount_ourselves(fs);
+    if (r < 0) {
+        fuse_session_destroy(fs->session);
+        fs->session = NULL;
+    }
+    return r;
+}
+
+void kq_unmount(struct kq_fs *fs)
+{
+    const struct kq_privileged *helper = kq_privileged();
+    int r = helper ? helper->unmount(helper->context) : 0;
+    if (r < 0)
+        kq_diag(LOG_ERR, "%s: cannot unmount: %s: run `umount -l %s` as root", fs->mountpoint,
+                strerror(-r), fs->mountpoint);
+    fuse_session_unmount(fs->session);
     fuse_session_destroy(fs->session);
     fs->session = NULL;
-    return r;
 }

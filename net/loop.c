@@ -176,6 +176,7 @@ int kq_loop_start(struct kq_loop *loop)
 {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGSYS); /* of a system call that is refused: broker/seccomp.c */
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals belong to the main thread */
     int r = pthread_create(&loop->thread, NULL, run, loop);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -90,6 +90,7 @@ static bool start_thread(struct kq_pool *pool)
     pthread_t thread;
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGSYS); /* of a system call that is refused: broker/seccomp.c */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, 256 * 1024);
