@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,18 @@ int64_t number(const char *text)
         die(text);
     }
     return value;
+}
+
+void pin_to(int64_t cpu)
+{
+    cpu_set_t set;
+
+    if (cpu < 0)
+        return;
+    CPU_ZERO(&set);
+    CPU_SET((int)cpu, &set);
+    if (sched_setaffinity(0, sizeof(set), &set) < 0)
+        die("sched_setaffinity");
 }
 
 /* Numbered lines of LINE bytes each, delimiter included, that end with a whole line; page-aligned.
@@ -225,7 +238,7 @@ static const struct job {
     {"tcp-serve", 1, job_tcp_serve},
     {"tcp-drain", 4, job_tcp_drain},
     {"tcp-latency", 5, job_tcp_latency},
-    {"tcp-pingpong", 2, job_tcp_pingpong},
+    {"tcp-pingpong", 3, job_tcp_pingpong},
     {"tcp-idle", 3, job_tcp_idle},
     {"tcp-metadata", 3, job_tcp_metadata},
 };

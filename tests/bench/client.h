@@ -15,6 +15,9 @@ _Noreturn void die(const char *what);
  * one. */
 int64_t number(const char *text);
 
+/* The calling process runs on CPU from now on; -1 leaves it to the scheduler. */
+void pin_to(int64_t cpu);
+
 /* write PATH LINE SIZE COUNT SYNC: COUNT write(2) calls of SIZE bytes cut from an endless run of
  * LINE-byte lines. SYNC: none; fsync or fdatasync after each write; end (one fdatasync after all,
  * within the time). */

@@ -338,3 +338,16 @@ def in_pairs(pairs, *sides):
         for side, result in zip(sides, results):
             result.append(side())
     return results
+
+
+def in_turn(pairs, one, other):
+    """As in_pairs, with twice as many pairs, of which every second one begins with the OTHER: what
+    grows from one measurement to the next is on neither's side."""
+    one()
+    other()
+    results = [], []
+    for number in range(2 * pairs):
+        sides = [(one, results[0]), (other, results[1])]
+        for side, result in sides if number % 2 == 0 else reversed(sides):
+            result.append(side())
+    return results

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -17,18 +16,6 @@
 #include <unistd.h>
 
 enum { LINE = 100, FIRST_SAMPLES = 100 };
-
-static void pin(int64_t cpu)
-{
-    cpu_set_t set;
-
-    if (cpu < 0)
-        return;
-    CPU_ZERO(&set);
-    CPU_SET((int)cpu, &set);
-    if (sched_setaffinity(0, sizeof(set), &set) < 0)
-        die("sched_setaffinity");
-}
 
 static void sleep_until_ns(int64_t when)
 {
@@ -121,10 +108,10 @@ int job_latency(char **arguments)
     if (writer < 0)
         die("fork");
     if (!writer) {
-        pin(number(arguments[4]));
+        pin_to(number(arguments[4]));
         send_times(fds[1], count, number(arguments[3]));
     }
-    pin(number(arguments[5]));
+    pin_to(number(arguments[5]));
     receive_times(fds[0], count, latencies);
     waitpid(writer, &status, 0);
     report(latencies + FIRST_SAMPLES, count - FIRST_SAMPLES);

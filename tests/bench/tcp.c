@@ -528,8 +528,10 @@ int job_tcp_pingpong(char **arguments)
         setsockopt(ends[i][1], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     }
     pid_t middle = fork();
-    if (middle == 0)
+    if (middle == 0) {
+        pin_to(number(arguments[2]));
         hand_on(ends[0][1], ends[1][1]);
+    }
     if (fork() == 0)
         send_beat(ends[0][0], count, number(arguments[1]) * 1000);
     for (int64_t i = 0; i < count; i++) {

@@ -29,8 +29,8 @@ int job_tcp_drain(char **arguments);
  * other's receive. */
 int job_tcp_latency(char **arguments);
 
-/* tcp-pingpong COUNT INTERVAL_US: the yardstick: as many bytes go through a process that only
- * hands on what it receives, over two connections on the loopback. */
+/* tcp-pingpong COUNT INTERVAL_US CPU: the yardstick: as many bytes go through a process on CPU (-1:
+ * any) that only hands on what it receives, over two connections on the loopback. */
 int job_tcp_pingpong(char **arguments);
 
 /* tcp-idle HOST PORT COUNT: so many connections that asked once for the versions; prints its line
