@@ -24,6 +24,7 @@
 #include "broker/helper.h"
 #include "broker/paths.h"
 #include "broker/privileges.h"
+#include "broker/service.h"
 #include "fs/fs.h"
 #include "net/server.h"
 
@@ -365,6 +366,7 @@ static int open_and_export(const struct kq_export_command *command)
     int code = r < 0 ? broker_exit(r) : kq_export_run(broker, command);
     if (r == 0)
         kq_broker_close(broker);
+    kq_service_give_back(command->config->data); /* root may run it beside a broker of another user */
     kq_auth_free(auth);
     return code;
 }
