@@ -24,7 +24,8 @@ enum kq_sasl_result {
 /* What a step leaves. The strings belong to the exchange and live as long. */
 struct kq_sasl_outcome {
     enum kq_sasl_result result;
-    const char *name;      /* DONE: who it is, before principals map it to a user of the host */
+    const char *name;      /* DONE: who it is, before principals map it to a user of the host; else
+                              who it says it is, for the log, or NULL where that is not known yet */
     int64_t expires_ms;    /* DONE: wall clock; the proof is good until then; 0: for ever */
     const char *complaint; /* FAILED: to the client; says no more than it may know */
     const char *reason;    /* FAILED: to the operator's audit log */

@@ -10,6 +10,7 @@
 #include "broker/base/mem.h"
 #include "broker/group.h"
 #include "broker/quotas.h"
+#include "broker/userstore.h"
 
 /* --- Opening --- */
 
@@ -55,6 +56,7 @@ static void tear_down(struct kq_broker *broker)
 {
     kq_pool_free(broker->syncer);
     kq_quotas_close(broker->quotas);
+    kq_users_close(broker->users);
     kq_datadir_close(broker);
     kq_registry_destroy(&broker->registry);
     kq_housekeeper_destroy(&broker->housekeeper);
@@ -135,6 +137,8 @@ static int open_data(struct kq_broker *broker, const struct kq_broker_options *o
     r = kq_producer_ids_read(&broker->producer_ids, broker->dirfd);
     if (r == 0)
         r = kq_quotas_open(&broker->options.quotas, broker->dirfd, &broker->quotas);
+    if (r == 0)
+        r = kq_users_open(broker->options.max_users, broker->dirfd, &broker->users);
     if (r == 0)
         r = kq_load(broker);
     if (r == 0)

@@ -45,6 +45,7 @@ struct kq_broker_options {
     struct kq_cleaner_options cleaner;
     struct kq_group_options groups; /* all zero: the defaults */
     struct kq_quota_options quotas; /* all zero: the defaults */
+    unsigned max_users;             /* that have a password; 0: the default */
     struct kq_attributes new_root;  /* of the root, where the data directory is new */
     struct kq_authz authz;
 };

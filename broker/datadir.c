@@ -214,11 +214,15 @@ static void read_mark(struct kq_broker *broker)
         broker->kafka.epoch = kq_max64(-1, strtoll(epoch + strlen(key), NULL, 10));
 }
 
-int kq_datadir_open(struct kq_broker *broker, bool *ret_new)
+int kq_datadir_lock(struct kq_broker *broker)
 {
     int r = open_directory(broker);
-    if (r == 0)
-        r = lock(broker);
+    return r < 0 ? r : lock(broker);
+}
+
+int kq_datadir_open(struct kq_broker *broker, bool *ret_new)
+{
+    int r = kq_datadir_lock(broker);
     if (r < 0)
         return r;
     r = check_properties(broker, ret_new);

@@ -117,6 +117,7 @@ struct kq_broker {
     struct kq_cleaner cleaner;
     struct kq_producer_ids producer_ids;
     struct kq_quotas *quotas;
+    struct kq_users *users;
     struct kq_groups *groups;        /* group.h */
     pthread_mutex_t checkpoint_lock; /* writers of the checkpoint files */
     _Atomic int64_t synced_bytes;    /* since the recovery checkpoint was written */
@@ -153,7 +154,9 @@ void kq_broker_count_sync(int64_t bytes);
 
 /* --- datadir.c: the data directory as such --- */
 
-/* Opens, makes and locks it, reads meta.properties; fills dirfd, lock_fd, clean. RET_NEW: it held
+/* Opens, makes and locks it, and no more. Reports. */
+int kq_datadir_lock(struct kq_broker *broker);
+/* As kq_datadir_lock, and reads meta.properties; fills dirfd, lock_fd, clean. RET_NEW: it held
  * nothing. Reports. */
 int kq_datadir_open(struct kq_broker *broker, bool *ret_new);
 /* Forgets the mark of a clean stop: from now on an unclean one is possible. */

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "auth/auth.h"
+#include "broker/authsetup.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 #include "broker/broker.h"
@@ -21,6 +22,7 @@
 #include "broker/daemon.h"
 #include "broker/exportrun.h"
 #include "broker/options.h"
+#include "broker/passwd.h"
 #include "broker/helper.h"
 #include "broker/paths.h"
 #include "broker/privileges.h"
@@ -126,6 +128,7 @@ static int open_broker(const struct kq_config *config, struct kq_auth *auth, str
                 .max_entities = (uint32_t)config->quotas.max_entities,
                 .max_accounts = (uint32_t)config->quotas.max_accounts,
             },
+        .max_users = (unsigned)config->sasl.max_users,
         .new_root = {.uid = geteuid(), .gid = getegid(), .mode = S_ISVTX | 0755},
         .authz = kq_auth_authz(auth),
     };
@@ -185,7 +188,7 @@ static void each_setting(void *setting_context,
 }
 
 static int bind_listeners(const struct kq_config *config, struct settings *settings,
-                          struct kq_server **ret)
+                          const struct kq_authsetup *who, struct kq_server **ret)
 {
     struct kq_server_options options = {
         .listen = config->listen,
@@ -204,6 +207,14 @@ static int bind_listeners(const struct kq_config *config, struct settings *setti
         .idle_ms = config->max_idle_ms,
         .request_ms = config->request_timeout_ms,
         .drain_ms = config->drain_timeout_ms,
+        .mechanisms = who->mechanisms,
+        .mechanism_count = who->mechanism_count,
+        .principals = who->principals,
+        .plain_without_tls = config->sasl.plain_without_tls,
+        .max_sasl_bytes = config->sasl.max_receive_bytes,
+        .sasl_ms = config->sasl.timeout_ms,
+        .failed_login_delay_ms = config->sasl.delay_ms,
+        .max_reauth_ms = config->sasl.max_reauth_ms,
         .fetch_max_bytes = (int32_t)config->fetch_max_bytes,
         .max_described_partitions = (int32_t)config->max_described_partitions,
         .auto_create_topics = config->auto_create_topics,
@@ -269,7 +280,7 @@ static int mount_and_serve(struct parts *parts, struct kq_config *config)
     return code;
 }
 
-static int run(struct kq_config *config, struct kq_server *server)
+static int run(struct kq_config *config, struct kq_authsetup *who, struct kq_server *server)
 {
     struct parts parts = {.server = server};
     if (kq_auth_new(&parts.auth) < 0) {
@@ -278,6 +289,8 @@ static int run(struct kq_config *config, struct kq_server *server)
     }
     int r = open_broker(config, parts.auth, &parts.broker);
     kq_signals_quiet();
+    if (r == 0)
+        kq_authsetup_use(who, parts.broker);
     int code = KQ_EXIT_INTERRUPTED;
     if (r < 0)
         code = broker_exit(r);
@@ -289,7 +302,8 @@ static int run(struct kq_config *config, struct kq_server *server)
     return code;
 }
 
-static int give_up_and_run(struct kq_config *config, struct kq_server *server)
+static int give_up_and_run(struct kq_config *config, struct kq_authsetup *who,
+                           struct kq_server *server)
 {
     sem_init(&stopped, 0, 0);
     int code = kq_privileges_give_up(config);
@@ -297,21 +311,33 @@ static int give_up_and_run(struct kq_config *config, struct kq_server *server)
         return code;
     if (kq_signals_start(stop_serving, "recovering the log") < 0 || kq_helper_watch() < 0)
         return KQ_EXIT_FAILURE;
-    code = run(config, server);
+    code = run(config, who, server);
     kq_signals_end();
     return code;
 }
 
-static int bind_and_run(struct kq_config *config, const struct kq_config *defaults)
+static int bind_and_run(struct kq_config *config, const struct kq_config *defaults,
+                        struct kq_authsetup *who)
 {
     struct kq_server *server = NULL;
     struct settings settings = {config, defaults};
     umask(077);
-    int r = bind_listeners(config, &settings, &server);
+    int r = bind_listeners(config, &settings, who, &server);
     if (r < 0)
         return r == -EINVAL ? KQ_EXIT_USAGE : KQ_EXIT_LISTEN;
-    int code = give_up_and_run(config, server);
+    int code = give_up_and_run(config, who, server);
     kq_server_free(server);
+    return code;
+}
+
+static int set_up_and_run(struct kq_config *config, const struct kq_config *defaults)
+{
+    struct kq_authsetup who;
+    int r = kq_authsetup_init(config, &who);
+    int code = r == 0         ? bind_and_run(config, defaults, &who)
+               : r == -EINVAL ? KQ_EXIT_USAGE
+                              : KQ_EXIT_FAILURE;
+    kq_authsetup_release(&who);
     return code;
 }
 
@@ -323,7 +349,7 @@ static int detach_and_run(struct kq_config *config, const struct kq_config *defa
         kq_diag_set_level(LOG_DEBUG);
     int code = kq_privileges_begin(config);
     if (code == 0)
-        code = bind_and_run(config, defaults);
+        code = set_up_and_run(config, defaults);
     kq_privileges_end();
     return code;
 }
@@ -398,6 +424,8 @@ int main(int argc, char **argv)
     raise_file_limit();
     if (kq_export_is_asked(argc, argv))
         return export(argc - 1, argv + 1);
+    if (kq_passwd_is_asked(argc, argv))
+        return kq_passwd_run(argc - 1, argv + 1);
     bool helper = kq_helper_is_asked(argc, argv);
     argc -= helper;
     argv += helper;

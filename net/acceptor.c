@@ -206,7 +206,11 @@ static void admit(struct kq_acceptor *acceptor, struct kq_listener *listener, in
     kq_tcp_init_consume_fd(&arrived.transport, fd);
     arrived.shard = choose_shard(acceptor);
     atomic_fetch_add(&arrived.shard->conn_count, 1);
-    int r = kq_identify(server->identify, fd, listener->address.is_unix, false, &arrived.identity);
+    int r = 0;
+    if (listener->address.sasl)
+        arrived.identity = kq_identify_nobody(server->identify);
+    else
+        r = kq_identify(server->identify, fd, listener->address.is_unix, false, &arrived.identity);
     if (r == KQ_WOULD_BLOCK)
         look_up_elsewhere(server, &arrived);
     else

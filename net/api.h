@@ -40,6 +40,9 @@ const struct kq_api *kq_api_row(size_t index);
 
 /* api_versions.c */
 enum kq_handled kq_api_versions(struct kq_request *request);
+/* sasl.c */
+enum kq_handled kq_api_sasl_handshake(struct kq_request *request);
+enum kq_handled kq_api_sasl_authenticate(struct kq_request *request);
 /* api_produce.c */
 enum kq_handled kq_api_produce(struct kq_request *request);
 /* api_fetch.c */
@@ -85,6 +88,9 @@ enum kq_handled kq_api_offset_delete(struct kq_request *request);
 /* api_quota.c */
 enum kq_handled kq_api_describe_client_quotas(struct kq_request *request);
 enum kq_handled kq_api_alter_client_quotas(struct kq_request *request);
+/* api_scram.c */
+enum kq_handled kq_api_describe_user_scram_credentials(struct kq_request *request);
+enum kq_handled kq_api_alter_user_scram_credentials(struct kq_request *request);
 /* api_cluster.c */
 enum kq_handled kq_api_describe_log_dirs(struct kq_request *request);
 enum kq_handled kq_api_elect_leaders(struct kq_request *request);

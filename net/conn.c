@@ -21,6 +21,7 @@
 #include "net/admit.h"
 #include "net/internal.h"
 #include "net/listener.h"
+#include "net/sasl.h"
 
 #define NS_PER_MS INT64_C(1000000)
 #define SAY_EACH_MS 10000
@@ -44,6 +45,8 @@ static const char *const blamed[KQ_TALLIES] = {
     [KQ_TALLY_MALFORMED] = "sent what is not a request of Kafka's protocol",
     [KQ_TALLY_UNSUPPORTED] = "asked for a key or version that is not served",
     [KQ_TALLY_NO_MEMORY] = "needs memory that there is not",
+    [KQ_TALLY_STRANGER] = "asked for something before it had said who it is",
+    [KQ_TALLY_LOGIN_SLOW] = "took longer than authentication_timeout_ms to say who it is",
     [KQ_TALLY_FAILED] = "is to get messages that cannot be read from their file",
 };
 
@@ -68,6 +71,7 @@ static void free_conn(struct kq_task *task)
     struct kq_admitted *admitted = conn->admitted;
     LIST_REMOVE(conn, list);
     kq_identity_unref(conn->identity);
+    kq_sasl_free(conn->sasl);
     free(conn);
     atomic_fetch_sub(&shard->conn_count, 1);
     kq_admit_leave(shard->server->admit, admitted);
@@ -231,6 +235,7 @@ static int64_t frame_due_at(const struct kq_conn *conn)
 void kq_conn_watch_deadline(struct kq_conn *conn)
 {
     int64_t at = kq_min64(idle_at(conn), frame_due_at(conn));
+    at = kq_min64(at, kq_sasl_due_ns(conn->sasl));
     if (conn->muted_until_ns > conn->shard->loop->now_ns)
         at = kq_min64(at, conn->muted_until_ns);
     if (conn->end == KQ_CONN_OPEN && (!conn->timer.set || conn->timer.at_ns > at))
@@ -260,6 +265,8 @@ static void expire(struct kq_timer *timer)
         kq_conn_close(conn, KQ_TALLY_UNDRAINED);
     } else if (now >= frame_due_at(conn)) {
         kq_conn_close(conn, KQ_TALLY_SLOW);
+    } else if (now >= kq_sasl_due_ns(conn->sasl)) {
+        kq_conn_close(conn, KQ_TALLY_LOGIN_SLOW);
     } else if (now >= idle_at(conn)) {
         kq_conn_close(conn, KQ_TALLY_IDLE);
     } else {
@@ -291,6 +298,11 @@ int kq_conn_start_consume(const struct kq_arrived *arrived)
     struct kq_conn *conn = kq_zalloc(sizeof(*conn));
     if (!conn)
         return -ENOMEM;
+    int r = kq_sasl_new(arrived->shard->server, arrived->listener, kq_clock_mono_ns(), &conn->sasl);
+    if (r < 0) {
+        free(conn);
+        return r;
+    }
     conn->transport = arrived->transport;
     kq_sendq_init(&conn->sendq);
     TAILQ_INIT(&conn->requests);

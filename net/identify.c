@@ -67,6 +67,11 @@ void kq_identify_free(struct kq_identify *identify)
     free(identify);
 }
 
+const struct kq_identity *kq_identify_nobody(struct kq_identify *identify)
+{
+    return kq_identity_ref(identify->nobody);
+}
+
 static const struct kq_identity *recall(struct kq_identify *identify, uid_t uid)
 {
     const struct kq_identity *found = NULL;

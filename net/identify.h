@@ -15,6 +15,8 @@ struct kq_identify;
 /* PLAINTEXT_USER: a name or number; "": nobody. 0; -EINVAL (no such user; reported); -ENOMEM;
  * -errno (reported). */
 int kq_identify_new(const char *plaintext_user, struct kq_identify **ret);
+/* Who has not said yet who it is. The reference is the caller's. */
+const struct kq_identity *kq_identify_nobody(struct kq_identify *identify);
 void kq_identify_free(struct kq_identify *identify); /* NULL is fine */
 
 /* Who is at the other end of FD? The reference is the caller's. With MAY_BLOCK false KQ_WOULD_BLOCK

@@ -21,6 +21,7 @@ struct kq_admit;
 struct kq_admitted;
 struct kq_identify;
 struct kq_listener;
+struct kq_sasl;
 
 /* One loop and the connections that it owns. */
 struct kq_shard {
@@ -69,6 +70,7 @@ struct kq_conn {
     struct kq_listener *listener;
     const struct kq_identity *identity;
     struct kq_admitted *admitted;
+    struct kq_sasl *sasl; /* NULL: it need not say who it is */
     struct kq_task task;
     struct kq_timer timer;
     struct kq_mail mail;
@@ -181,6 +183,8 @@ void kq_conn_resume(struct kq_conn *conn);
 /* May it be read now? May what has been read become requests? */
 bool kq_conn_may_receive(const struct kq_conn *conn);
 bool kq_conn_may_take(const struct kq_conn *conn);
+/* Requests that it may have in flight. */
+unsigned kq_conn_max_in_flight(const struct kq_conn *conn);
 void kq_conn_drop_part(struct kq_conn *conn);
 
 /* --- request.c --- */

@@ -32,7 +32,10 @@ static void set_name(struct kq_listener *listener)
         kq_address_format(&bound, &port);
     const char *host = address->host.host;
     bool brackets = strchr(host, ':') != NULL;
-    snprintf(listener->name, sizeof(listener->name), "plaintext://%s%s%s:%u", brackets ? "[" : "",
+    const char *scheme = address->tls    ? address->sasl ? "sasl_ssl" : "ssl"
+                         : address->sasl ? "sasl_plaintext"
+                                         : "plaintext";
+    snprintf(listener->name, sizeof(listener->name), "%s://%s%s%s:%u", scheme, brackets ? "[" : "",
              host, brackets ? "]" : "", port.port);
 }
 

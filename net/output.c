@@ -6,6 +6,7 @@
 #include "broker/base/mem.h"
 #include "net/internal.h"
 #include "net/message.h"
+#include "net/message/sasl_authenticate.h"
 #include "net/resident.h"
 #include "net/throttle.h"
 #include "net/wire.h"
@@ -131,10 +132,36 @@ static int queue_frame(struct kq_conn *conn, struct kq_wire_frame *frame, struct
     return r;
 }
 
+/* A token with its size in front; what went wrong has no way to be said. */
+static int respond_token(struct kq_conn *conn, const struct kq_sasl_authenticate_response *response,
+                         uint64_t *ret_bytes)
+{
+    struct kq_bytes token = response->auth_bytes;
+    struct kq_buf buf = {0};
+    uint8_t prefix[4];
+    if (response->error_code && token.length <= 0)
+        return 0;
+    kq_store_be32(prefix, (uint32_t)token.length);
+    int r = kq_buf_append(&buf, prefix, sizeof(prefix));
+    if (r == 0)
+        r = kq_buf_append(&buf, token.data, (size_t)token.length);
+    if (r == 0)
+        r = kq_sendq_add_memory(&conn->sendq, buf.data, buf.length);
+    if (r < 0) {
+        kq_buf_release(&buf);
+        return r;
+    }
+    *ret_bytes = buf.length;
+    kq_sendq_own(&conn->sendq, buf.data);
+    return 0;
+}
+
 int kq_conn_respond(struct kq_conn *conn, struct kq_request *request, uint64_t *ret_bytes)
 {
     const struct kq_message *message = request->api->message;
     int16_t version = request->version;
+    if (request->is_token)
+        return respond_token(conn, request->response, ret_bytes);
     if (version < request->api->lowest || version > request->api->highest)
         version = 0; /* an unknown version of ApiVersions */
     struct kq_buf buf = {0};

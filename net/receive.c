@@ -10,6 +10,7 @@
 #include "broker/base/endian.h"
 #include "broker/base/mem.h"
 #include "net/internal.h"
+#include "net/sasl.h"
 
 #define PREFIX 4
 #define PART_BYTES_LEAST 1024
@@ -27,11 +28,23 @@ bool kq_conn_may_receive(const struct kq_conn *conn)
     return conn->end == KQ_CONN_OPEN && kq_conn_may_take(conn);
 }
 
+unsigned kq_conn_max_in_flight(const struct kq_conn *conn)
+{
+    return kq_sasl_is_done(conn->sasl) ? conn->shard->server->options.max_in_flight : 1;
+}
+
+static uint64_t max_request_bytes(const struct kq_conn *conn)
+{
+    const struct kq_server_options *options = &conn->shard->server->options;
+    return (uint64_t)(kq_sasl_is_done(conn->sasl) ? options->max_request_bytes
+                                                  : options->max_sasl_bytes);
+}
+
 bool kq_conn_may_take(const struct kq_conn *conn)
 {
     const struct kq_server_options *options = &conn->shard->server->options;
     return (conn->end == KQ_CONN_OPEN || conn->end == KQ_CONN_DRAINING) &&
-           conn->in_flight < options->max_in_flight &&
+           conn->in_flight < kq_conn_max_in_flight(conn) &&
            kq_sendq_left(&conn->sendq) <= (uint64_t)options->max_send_bytes &&
            conn->muted_until_ns <= conn->shard->loop->now_ns;
 }
@@ -99,11 +112,10 @@ static int keep(struct kq_conn *conn, const uint8_t *bytes, size_t length)
  * how many bytes that were, or -errno. */
 static ssize_t take_frames(struct kq_conn *conn, const uint8_t *bytes, size_t length)
 {
-    const struct kq_server_options *options = &conn->shard->server->options;
     size_t done = 0;
-    while (length - done >= PREFIX && conn->in_flight < options->max_in_flight) {
+    while (length - done >= PREFIX && conn->in_flight < kq_conn_max_in_flight(conn)) {
         uint32_t size = kq_load_be32(bytes + done);
-        if (size > (uint64_t)options->max_request_bytes)
+        if (size > max_request_bytes(conn))
             return -EMSGSIZE;
         if (length - done - PREFIX < size)
             break;
@@ -128,7 +140,6 @@ static void note_frame(struct kq_conn *conn)
 /* What take_frames has left. */
 static int take_rest(struct kq_conn *conn, const uint8_t *bytes, size_t length)
 {
-    const struct kq_server_options *options = &conn->shard->server->options;
     if (length < PREFIX) {
         memcpy(conn->head, bytes, length);
         conn->head_length = (uint8_t)length;
@@ -137,7 +148,7 @@ static int take_rest(struct kq_conn *conn, const uint8_t *bytes, size_t length)
         return 0;
     }
     uint32_t size = kq_load_be32(bytes);
-    if (size > (uint64_t)options->max_request_bytes)
+    if (size > max_request_bytes(conn))
         return -EMSGSIZE;
     if (length - PREFIX >= size)
         return keep(conn, bytes, length);
@@ -236,7 +247,7 @@ void kq_conn_resume(struct kq_conn *conn)
         return;
     }
     conn->part_at += (uint32_t)done;
-    if (conn->in_flight >= conn->shard->server->options.max_in_flight)
+    if (conn->in_flight >= kq_conn_max_in_flight(conn))
         return;
     kq_autofree uint8_t *waited = conn->part;
     const uint8_t *rest = waited + conn->part_at;

@@ -7,6 +7,8 @@
 #include "broker/base/mem.h"
 #include "net/internal.h"
 #include "net/message.h"
+#include "net/message/sasl_authenticate.h"
+#include "net/sasl.h"
 #include "net/throttle.h"
 #include "net/wire.h"
 
@@ -64,12 +66,23 @@ static int read_header(const uint8_t *bytes, uint32_t size, struct kq_wire_heade
     return 0;
 }
 
+/* A frame that is a token stands for a request of SaslAuthenticate. */
+static int read_frame(const struct kq_conn *conn, const uint8_t *bytes, uint32_t size,
+                      struct kq_wire_header *ret, const uint8_t **ret_body)
+{
+    if (!kq_sasl_takes_tokens(conn->sasl))
+        return read_header(bytes, size, ret, ret_body);
+    *ret = (struct kq_wire_header){.key = KQ_WIRE_SASL_AUTHENTICATE};
+    *ret_body = bytes;
+    return 0;
+}
+
 int kq_request_new(struct kq_conn *conn, const uint8_t *bytes, uint32_t size, void *memory,
                    struct kq_request **ret)
 {
     struct kq_wire_header header;
     const uint8_t *body;
-    int r = read_header(bytes, size, &header, &body);
+    int r = read_frame(conn, bytes, size, &header, &body);
     if (r < 0)
         return r;
     struct kq_request *request = kq_alloc(sizeof(*request) + (memory ? 0 : size));
@@ -93,6 +106,7 @@ int kq_request_new(struct kq_conn *conn, const uint8_t *bytes, uint32_t size, vo
         .server = conn->shard->server,
         .conn = conn,
         .memory = memory,
+        .is_token = kq_sasl_takes_tokens(conn->sasl),
     };
     kq_conn_caller(conn, &request->caller);
     request->caller.client_id = request->client_id;
@@ -263,10 +277,28 @@ static int parse(struct kq_request *request)
     kq_message_init_response(message, request->response);
     if (request->version < request->api->lowest || request->version > request->api->highest)
         return 0;
+    if (request->is_token) {
+        ((struct kq_sasl_authenticate_request *)request->body)->auth_bytes =
+            (struct kq_bytes){request->bytes, (int32_t)(request->size - 4)};
+        return 0;
+    }
     struct kq_wire_reader reader;
     size_t size = request->size - 4 - (size_t)(request->body_at - request->bytes);
     kq_wire_reader_init(&reader, request->body_at, size, &request->arena);
     return kq_message_read_request(message, &reader, request->version, request->body);
+}
+
+/* 0, or why the connection is to be closed. */
+static int prepare(struct kq_conn *conn, struct kq_request *request)
+{
+    int why;
+    if (!kq_sasl_admits(conn->sasl, request->api, conn->shard->loop->now_ns, &why))
+        return why;
+    int r = parse(request);
+    return r == 0         ? 0
+           : r == -E2BIG  ? KQ_TALLY_GREEDY
+           : r == -ENOMEM ? KQ_TALLY_NO_MEMORY
+                          : KQ_TALLY_MALFORMED;
 }
 
 static void start(struct kq_conn *conn)
@@ -276,12 +308,10 @@ static void start(struct kq_conn *conn)
     conn->running = request;
     request->stage = RUNNING;
     request->mail.deliver = deliver;
-    int r = parse(request);
-    if (r < 0)
-        kq_conn_close(conn, r == -E2BIG    ? KQ_TALLY_GREEDY
-                            : r == -ENOMEM ? KQ_TALLY_NO_MEMORY
-                                           : KQ_TALLY_MALFORMED);
-    if (r < 0)
+    int why = prepare(conn, request);
+    if (why)
+        kq_conn_close(conn, (enum kq_tally)why);
+    if (why)
         take_result(request, KQ_HANDLED_CLOSE);
     else if (request->api->flags & KQ_API_HEAVY)
         kq_request_offload(request, request->api->handle);
@@ -294,7 +324,7 @@ static void retire(struct kq_conn *conn)
 {
     struct kq_request *request = TAILQ_FIRST(&conn->requests);
     uint64_t bytes = 0;
-    int r = 0;
+    int r = 0, why;
     TAILQ_REMOVE(&conn->requests, request, queue);
     conn->in_flight--;
     bool heard = conn->end == KQ_CONN_OPEN || conn->end == KQ_CONN_DRAINING;
@@ -308,6 +338,8 @@ static void retire(struct kq_conn *conn)
     kq_telemetry_end(conn->shard->telemetry, request, bytes);
     if (r < 0)
         kq_conn_close(conn, r == -ENOMEM ? KQ_TALLY_NO_MEMORY : KQ_TALLY_REFUSED);
+    else if (heard && kq_sasl_settle(conn, request, &why))
+        kq_conn_close_later(conn, (enum kq_tally)why);
     else if (heard && request->result == KQ_HANDLED_CLOSE)
         kq_conn_close_later(conn, KQ_TALLY_REFUSED);
     kq_request_free(request);
@@ -324,7 +356,7 @@ static void retire_all(struct kq_conn *conn)
 
 bool kq_conn_may_run(const struct kq_conn *conn)
 {
-    return conn->next && !conn->running &&
+    return conn->next && !conn->running && !kq_sasl_is_settling(conn->sasl) &&
            kq_sendq_left(&conn->sendq) <= (uint64_t)conn->shard->server->options.max_send_bytes &&
            conn->muted_until_ns <= conn->shard->loop->now_ns;
 }

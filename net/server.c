@@ -19,21 +19,36 @@
 #include "net/identify.h"
 #include "net/internal.h"
 #include "net/listener.h"
+#include "net/sasl.h"
 
 #define NS_PER_MS INT64_C(1000000)
 
 /* --- Making it --- */
+
+/* PLAIN alone, without TLS, leaves nothing to log in with. */
+static int check_mechanisms(const struct kq_server *server, const struct kq_address *address,
+                            const char *text, size_t length)
+{
+    if (!address->sasl || kq_sasl_is_offered(server, address->tls))
+        return 0;
+    kq_diag(LOG_ERR,
+            "listen: %.*s: none of `mechanisms` may be used here, since PLAIN shows the password "
+            "to the network; add SCRAM-SHA-256, or set plain_without_tls",
+            (int)length, text);
+    return -EINVAL;
+}
 
 static int add_listener(struct kq_server *server, const char *text, size_t length)
 {
     struct kq_address address;
     struct kq_listener *listener;
     int r = kq_address_parse(text, length, &address);
-    if (r == 0 && (address.tls || address.sasl)) {
-        kq_diag(LOG_ERR, "listen: %.*s: TLS and SASL are not part of this build", (int)length,
-                text);
+    if (r == 0 && address.tls) {
+        kq_diag(LOG_ERR, "listen: %.*s: TLS is not part of this build", (int)length, text);
         r = -EINVAL;
     }
+    if (r == 0)
+        r = check_mechanisms(server, &address, text, length);
     if (r == 0)
         r = kq_listener_new(&address, &listener);
     if (r != 0)
@@ -134,7 +149,8 @@ void kq_server_announce(const struct kq_server *server)
 
 static void warn(const struct kq_server *server, const struct kq_listener *listener)
 {
-    if (!listener->address.is_loopback && !server->options.plaintext_user[0])
+    if (!listener->address.sasl && !listener->address.tls && !listener->address.is_loopback &&
+        !server->options.plaintext_user[0])
         kq_diag(LOG_WARNING,
                 "%s: clients from other hosts are nobody here, with the rights of `other`; set "
                 "plaintext.user to give them those of a user",

@@ -6,6 +6,8 @@
 #include <stdint.h>
 
 struct kq_broker;
+struct kq_principals;
+struct kq_sasl_mechanism;
 struct kq_server;
 
 /* One of the broker's own settings, as DescribeConfigs shows it. */
@@ -31,6 +33,15 @@ struct kq_server_options {
     int64_t idle_ms;              /* a connection without traffic is closed */
     int64_t request_ms;           /* from a request's first byte to its last */
     int64_t drain_ms; /* what queued responses get when a connection or the broker ends */
+    /* Of listeners with SASL; what is pointed to is valid as long as the server. */
+    const struct kq_sasl_mechanism *mechanisms; /* that are switched on */
+    size_t mechanism_count;
+    struct kq_principals *principals; /* whose rights a name has */
+    bool plain_without_tls;           /* so have mechanisms that show the secret */
+    int64_t max_sasl_bytes;           /* of a frame before the client has said who it is */
+    int64_t sasl_ms;                  /* from the connection to its having done so */
+    int64_t failed_login_delay_ms;    /* how long the answer waits that refuses it */
+    int64_t max_reauth_ms;            /* then it has to do so again; 0: never */
     /* What handlers go by. */
     bool auto_create_topics;          /* auto.create.topics.enable */
     unsigned umask;                   /* of topics that are made over the wire */

@@ -17,7 +17,8 @@
 
 struct kq_message;
 
-#define KQ_WIRE_API_VERSIONS 18 /* the key whose response header is special */
+#define KQ_WIRE_API_VERSIONS 18      /* the key whose response header is special */
+#define KQ_WIRE_SASL_AUTHENTICATE 36 /* what a token without a header stands for */
 
 struct kq_wire_header {
     int16_t key, version;
