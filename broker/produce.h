@@ -137,3 +137,8 @@ int32_t kq_leader_epoch_at(struct kq_partition *partition, int64_t offset);
  * than the present one: answer -1 and -1. */
 int kq_leader_epoch_end(struct kq_partition *partition, int32_t epoch, int32_t *ret_epoch,
                         int64_t *ret_end);
+
+/* What a client may say of when a message was made: counted from the clock. AFTER_MAX_MS >= 0;
+ * BEFORE_MAX_MS INT64_MAX: as old as it likes. */
+void kq_timestamp_bounds(int64_t now_ms, int64_t before_max_ms, int64_t after_max_ms,
+                         int64_t *ret_oldest, int64_t *ret_newest);

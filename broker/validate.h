@@ -11,11 +11,6 @@
 
 #include "broker/batch.h"
 
-/* What a client may say of when a message was made: counted from the clock. AFTER_MAX_MS >= 0;
- * BEFORE_MAX_MS INT64_MAX: as old as it likes. */
-void kq_timestamp_bounds(int64_t now_ms, int64_t before_max_ms, int64_t after_max_ms,
-                         int64_t *ret_oldest, int64_t *ret_newest);
-
 struct kq_batch_rules {
     int64_t max_bytes;     /* max.message.bytes: of the batch as sent */
     size_t limit;          /* decompressed bytes that are looked at at most */

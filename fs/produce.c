@@ -6,7 +6,6 @@
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 #include "broker/produce.h"
-#include "broker/validate.h"
 #include "fs/frame.h"
 #include "fs/partitioner.h"
 #include "fs/scratch.h"
