@@ -296,8 +296,10 @@ int kq_find_newest(const struct kq_access *access, bool may_block, int64_t *ret_
 int kq_next_range(struct kq_partition *partition, int64_t from, bool may_block,
                   struct kq_log_range *ret);
 
-/* A client got BYTES of what was read, for the metrics: an extent is not seen again. */
-void kq_partition_count_sent(struct kq_partition *partition, int64_t bytes);
+/* A client got what SENT holds, for the metrics: it is not seen again. Messages are counted by
+ * offsets, since nothing is decoded: those of the batches that were sent, gaps that compaction left
+ * included; where a maximum cut the last batch, their share by bytes. */
+void kq_partition_count_sent(struct kq_partition *partition, const struct kq_extent *sent);
 
 /* The rendering of OFFSET, copied, and the first offset it no longer holds for. Never blocks. */
 void kq_partition_rendering(struct kq_partition *partition, int64_t offset,

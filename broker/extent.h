@@ -17,6 +17,7 @@ struct kq_extent {
     int64_t position;      /* in the file, of a batch's first byte */
     int64_t base_offset;   /* of the first batch */
     int64_t next_offset;   /* behind the last batch; -1 where a maximum cut the extent */
+    int64_t cut_offsets;   /* where one did: about how many offsets it holds, by its bytes */
     int64_t text;          /* text position of the first batch's text, -1 where not asked */
     bool holes;            /* there may be holes in the text between its messages */
     struct kq_file *owner; /* NULL: an empty extent, nothing to release */

@@ -44,7 +44,7 @@ struct kq_partition {
     struct kq_appointment appointment; /* with the housekeeper */
     struct kq_cleaning_slot cleaning;  /* the cleaner's */
     _Atomic int64_t appended_batches, appended_messages, appended_bytes, append_errors;
-    _Atomic int64_t sent_bytes;
+    _Atomic int64_t sent_bytes, sent_messages;
     struct kq_log_bounds last_bounds; /* of a deleted topic's log */
 };
 

@@ -4,6 +4,14 @@
 #include "broker/base/io.h"
 #include "broker/log_internal.h"
 
+/* Of the offsets that STATE's segment has from FOUND on, the share of LENGTH in their BYTES. */
+static int64_t share_of_offsets(const struct kq_published *state, const struct kq_found *found,
+                                int64_t length, int64_t bytes)
+{
+    double offsets = (double)(state->next_offset - found->base_offset);
+    return kq_max64(1, (int64_t)(offsets * (double)length / (double)bytes + 0.5));
+}
+
 int kq_log_make_extent(struct kq_segment *segment, const struct kq_found *found, uint32_t max_bytes,
                        bool may_block, struct kq_extent *ret)
 {
@@ -28,6 +36,8 @@ int kq_log_make_extent(struct kq_segment *segment, const struct kq_found *found,
     };
     if (cut && ret->length == found->size)
         ret->next_offset = found->next_offset;
+    else if (cut)
+        ret->cut_offsets = share_of_offsets(&state, found, ret->length, length);
     return 0;
 }
 

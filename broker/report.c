@@ -88,9 +88,17 @@ static int64_t bytes_out(struct kq_partition *partition, const struct kq_log_bou
     return atomic_load_explicit(&partition->sent_bytes, memory_order_relaxed);
 }
 
-void kq_partition_count_sent(struct kq_partition *partition, int64_t bytes)
+static int64_t messages_out(struct kq_partition *partition, const struct kq_log_bounds *bounds)
 {
-    atomic_fetch_add_explicit(&partition->sent_bytes, bytes, memory_order_relaxed);
+    return atomic_load_explicit(&partition->sent_messages, memory_order_relaxed);
+}
+
+void kq_partition_count_sent(struct kq_partition *partition, const struct kq_extent *sent)
+{
+    int64_t messages =
+        sent->next_offset < 0 ? sent->cut_offsets : sent->next_offset - sent->base_offset;
+    atomic_fetch_add_explicit(&partition->sent_bytes, sent->length, memory_order_relaxed);
+    atomic_fetch_add_explicit(&partition->sent_messages, messages, memory_order_relaxed);
 }
 
 static int64_t start_offset(struct kq_partition *partition, const struct kq_log_bounds *bounds)
@@ -118,6 +126,9 @@ static const struct family families[] = {
      true, messages_in},
     {"kqfs_topic_bytes_in_total", "Bytes of record batches appended to the topic since the start.",
      KQ_COUNTER, true, bytes_in},
+    {"kqfs_topic_messages_out_total",
+     "Offsets of record batches sent to clients since the start, of cut ones their share.",
+     KQ_COUNTER, true, messages_out},
     {"kqfs_topic_bytes_out_total", "Bytes of record batches sent to clients since the start.",
      KQ_COUNTER, true, bytes_out},
     {"kqfs_partition_start_offset", "First retained offset.", KQ_GAUGE, false, start_offset},

@@ -20,24 +20,6 @@ static bool may_on_cluster(const struct kq_request *request, unsigned right)
     return kq_authorize(request->broker, &request->caller, right, NULL, NULL) == 0;
 }
 
-/* Calls STEP for each topic that the caller may look at, until it returns < 0. */
-static int each_topic(struct kq_request *request,
-                      int (*step)(struct kq_request *request, struct kq_topic *topic,
-                                  void *context),
-                      void *context)
-{
-    char after[KQ_TOPIC_NAME_MAX + 1] = "";
-    struct kq_topic *topic;
-    int r = 0;
-    while (r == 0 && kq_topic_next(request->broker, after, &topic) == 0) {
-        strcpy(after, kq_topic_name(topic));
-        if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_DESCRIBE, topic, NULL) == 0)
-            r = step(request, topic, context);
-        kq_topic_unref(topic);
-    }
-    return r;
-}
-
 static int count_topic(struct kq_request *request, struct kq_topic *topic, void *context)
 {
     ++*(size_t *)context;
@@ -102,9 +84,9 @@ static int describe_all(struct kq_request *request,
                         struct kq_describe_log_dirs_response_result *ret)
 {
     struct described described = {.result = ret};
-    each_topic(request, count_topic, &described.room);
+    kq_topics_each(request, count_topic, &described.room);
     ret->topics = kq_describe_log_dirs_response_topic_array(&request->arena, described.room);
-    return ret->topics ? each_topic(request, describe_next, &described) : -ENOMEM;
+    return ret->topics ? kq_topics_each(request, describe_next, &described) : -ENOMEM;
 }
 
 static int describe_asked(struct kq_request *request,
@@ -335,12 +317,12 @@ static int list_resources(struct kq_request *request)
     struct resources resources = {.response = request->response};
     bool topics = is_wanted(body, KQ_RESOURCE_TOPIC);
     if (topics)
-        each_topic(request, count_topic, &resources.room);
+        kq_topics_each(request, count_topic, &resources.room);
     resources.response->config_resources = kq_list_config_resources_response_config_resource_array(
         &request->arena, resources.room + 1);
     if (!resources.response->config_resources)
         return -ENOMEM;
-    int r = topics ? each_topic(request, list_topic, &resources) : 0;
+    int r = topics ? kq_topics_each(request, list_topic, &resources) : 0;
     if (r == 0 && is_wanted(body, KQ_RESOURCE_BROKER)) {
         struct kq_list_config_resources_response_config_resource *one =
             &resources.response->config_resources[resources.response->config_resources_count++];

@@ -129,22 +129,17 @@ static int describe(struct kq_request *request, struct kq_topic *topic)
 
 /* --- Which topics --- */
 
+static int describe_next(struct kq_request *request, struct kq_topic *topic, void *context)
+{
+    const struct work *work = context;
+    return compare(kq_str_of(kq_topic_name(topic)), work->from) < 0 ? 0 : describe(request, topic);
+}
+
 static int describe_all(struct kq_request *request)
 {
-    struct work *work = request->state;
-    struct kq_topic *topic;
-    char after[KQ_TOPIC_NAME_MAX + 1] = "";
-    int r = 0;
     if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_LIST, NULL, NULL) != 0)
         return 0;
-    while (r == 0 && kq_topic_next(request->broker, after, &topic) == 0) {
-        strcpy(after, kq_topic_name(topic));
-        if (compare(kq_str_of(after), work->from) >= 0 &&
-            kq_authorize(request->broker, &request->caller, KQ_RIGHT_DESCRIBE, topic, NULL) == 0)
-            r = describe(request, topic);
-        kq_topic_unref(topic);
-    }
-    return r;
+    return kq_topics_each(request, describe_next, request->state);
 }
 
 static int describe_one(struct kq_request *request, struct kq_str name)

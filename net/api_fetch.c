@@ -103,13 +103,19 @@ static void queue_parts(struct kq_fetch *fetch)
     }
 }
 
+static size_t count_parts(const struct kq_fetch_request *body)
+{
+    size_t total = 0;
+    for (int32_t i = 0; i < body->topics_count; i++)
+        total += (size_t)body->topics[i].partitions_count;
+    return total;
+}
+
 static int allocate(struct kq_request *request, struct kq_fetch *fetch)
 {
     const struct kq_fetch_request *body = request->body;
     struct kq_fetch_response *response = request->response;
-    size_t total = 0;
-    for (int32_t i = 0; i < body->topics_count; i++)
-        total += (size_t)body->topics[i].partitions_count;
+    size_t total = count_parts(body);
     fetch->parts = kq_arena_array(&request->arena, total, sizeof(*fetch->parts));
     fetch->refs = kq_arena_array(&request->arena, (size_t)body->topics_count, sizeof(*fetch->refs));
     response->responses =
@@ -160,6 +166,15 @@ static bool is_full(const struct kq_fetch_request *body)
     return body->session_epoch == 0 || body->session_epoch == -1;
 }
 
+static enum kq_handled begin_slowly(struct kq_request *request)
+{
+    if (plan(request) < 0)
+        return KQ_HANDLED_CLOSE;
+    kq_fetch_prepare(request->state);
+    kq_fetch_begin(request->state);
+    return KQ_HANDLED_LATER;
+}
+
 enum kq_handled kq_api_fetch(struct kq_request *request)
 {
     struct kq_fetch_response *response = request->response;
@@ -167,6 +182,8 @@ enum kq_handled kq_api_fetch(struct kq_request *request)
         response->error_code = KQ_ERROR_FETCH_SESSION_ID_NOT_FOUND;
         return KQ_HANDLED_NOW;
     }
+    if (count_parts(request->body) > KQ_WIDE_PARTITIONS)
+        return kq_request_offload(request, begin_slowly);
     if (plan(request) < 0)
         return KQ_HANDLED_CLOSE;
     kq_fetch_prepare(request->state);

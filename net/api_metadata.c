@@ -107,8 +107,9 @@ static void unlimit(struct kq_request *request)
 
 /* --- All topics --- */
 
-static int append(struct kq_request *request, struct kq_topic *topic, int32_t *capacity)
+static int append(struct kq_request *request, struct kq_topic *topic, void *context)
 {
+    int32_t *capacity = context;
     struct kq_metadata_response *response = request->response;
     if (response->topics_count == *capacity) {
         int32_t larger = *capacity ? 2 * *capacity : 64;
@@ -127,20 +128,11 @@ static int append(struct kq_request *request, struct kq_topic *topic, int32_t *c
 /* As ls(1) shows the root, but without topics that the caller may not look into. */
 static enum kq_handled list_all(struct kq_request *request)
 {
-    struct kq_topic *topic;
-    char after[KQ_TOPIC_NAME_MAX + 1] = "";
     int32_t capacity = 0;
-    int r = 0;
     if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_LIST, NULL, NULL) != 0)
         return KQ_HANDLED_NOW;
     unlimit(request);
-    while (r == 0 && kq_topic_next(request->broker, after, &topic) == 0) {
-        strcpy(after, kq_topic_name(topic));
-        if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_DESCRIBE, topic, NULL) == 0)
-            r = append(request, topic, &capacity);
-        kq_topic_unref(topic);
-    }
-    return r < 0 ? KQ_HANDLED_CLOSE : KQ_HANDLED_NOW;
+    return kq_topics_each(request, append, &capacity) < 0 ? KQ_HANDLED_CLOSE : KQ_HANDLED_NOW;
 }
 
 /* --- Some topics --- */
@@ -248,6 +240,15 @@ static void look_up(const struct kq_request *request, const struct kq_metadata_r
     }
 }
 
+static bool is_wide(const struct work *work)
+{
+    int64_t partitions = 0;
+    for (int32_t i = 0; i < work->count; i++)
+        if (work->wanted[i].topic)
+            partitions += kq_topic_partition_count(work->wanted[i].topic);
+    return partitions > KQ_WIDE_PARTITIONS;
+}
+
 static enum kq_handled look_up_all(struct kq_request *request)
 {
     const struct kq_metadata_request *body = request->body;
@@ -264,9 +265,9 @@ static enum kq_handled look_up_all(struct kq_request *request)
         look_up(request, &body->topics[i], &work->wanted[i]);
         missing = missing || is_creatable(&work->wanted[i]);
     }
-    if (!create || !missing)
-        return answer_wanted(request);
-    return work->is_heavy ? create_missing(request) : kq_request_offload(request, create_missing);
+    kq_handle_fn go_on = create && missing ? create_missing : answer_wanted;
+    bool is_quick = work->is_heavy || (go_on == answer_wanted && !is_wide(work));
+    return is_quick ? go_on(request) : kq_request_offload(request, go_on);
 }
 
 /* On a thread of the pool. */

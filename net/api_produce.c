@@ -4,7 +4,8 @@
  * there. What would take long (much to decompress, a disk) goes to a thread of the pool with all
  * that follows it in the request, and so does everything while the kernel throttles those who
  * write: one slow append is an accident, but the next would hold up every other client of the loop,
- * too. A topic that wants each message on disk parks the request until it is.
+ * too. A request for very many partitions goes there as a whole. A topic that wants each message on
+ * disk parks the request until it is.
  *
  * Source: Kafka's ProduceRequest.json and ProduceResponse.json, KafkaApis.handleProduceRequest;
  * KIP-98, KIP-110 (zstd), KIP-467 (record errors), KIP-516 (topic ids).
@@ -254,14 +255,20 @@ static int plan_topic(struct kq_request *request, asked_topic *asked, struct kq_
     return 0;
 }
 
+static size_t count_parts(const struct kq_produce_request *body)
+{
+    size_t total = 0;
+    for (int32_t i = 0; i < body->topic_data_count; i++)
+        total += (size_t)body->topic_data[i].partition_data_count;
+    return total;
+}
+
 static struct work *allocate(struct kq_request *request)
 {
     const struct kq_produce_request *body = request->body;
     struct kq_produce_response *response = request->response;
     struct work *work = kq_arena_alloc(&request->arena, sizeof(*work));
-    size_t total = 0;
-    for (int32_t i = 0; i < body->topic_data_count; i++)
-        total += (size_t)body->topic_data[i].partition_data_count;
+    size_t total = count_parts(body);
     if (!work)
         return NULL;
     work->parts = kq_arena_array(&request->arena, total, sizeof(*work->parts));
@@ -291,8 +298,15 @@ static int plan(struct kq_request *request)
     return 0;
 }
 
+static enum kq_handled produce_slowly(struct kq_request *request)
+{
+    return plan(request) < 0 ? KQ_HANDLED_CLOSE : append_slowly(request);
+}
+
 enum kq_handled kq_api_produce(struct kq_request *request)
 {
+    if (count_parts(request->body) > KQ_WIDE_PARTITIONS)
+        return kq_request_offload(request, produce_slowly);
     if (plan(request) < 0)
         return KQ_HANDLED_CLOSE;
     int r = append_rest(request, 0);

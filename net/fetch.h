@@ -64,6 +64,9 @@ void kq_fetch_finish(struct kq_fetch_part *part);
 /* What the waits need, before the first of them: fetch->request, parts and count are set. */
 void kq_fetch_prepare(struct kq_fetch *fetch);
 
+/* Reads all parts, and waits for them, on a thread of the pool; then has the loop advance. */
+void kq_fetch_begin(struct kq_fetch *fetch);
+
 /* Reads what is unread; then waits until there are min_bytes or max_wait_ms are over, or completes
  * the response. Returns what the handler is to return. On the loop. */
 enum kq_handled kq_fetch_advance(struct kq_fetch *fetch);

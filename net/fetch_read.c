@@ -57,7 +57,7 @@ void kq_fetch_finish(struct kq_fetch_part *part)
         return;
     refresh(part);
     if (part->extent.length > 0)
-        kq_partition_count_sent(part->access.partition, part->extent.length);
+        kq_partition_count_sent(part->access.partition, &part->extent);
 }
 
 /* --- Epochs --- */

@@ -211,17 +211,31 @@ static enum kq_handled read_slowly(struct kq_request *request)
     return KQ_HANDLED_LATER;
 }
 
+static void wait_for_parts(struct kq_fetch *fetch)
+{
+    while (fetch->read && !is_complete(fetch)) {
+        struct kq_fetch_part *part = fetch->read;
+        fetch->read = part->next;
+        wait_for(part);
+    }
+}
+
+/* Wakes that come meanwhile are looked at behind this: the loop goes on only where the request is
+ * back from the thread. */
+void kq_fetch_begin(struct kq_fetch *fetch)
+{
+    read_parts(fetch, true);
+    wait_for_parts(fetch);
+    tell(fetch, 0);
+}
+
 enum kq_handled kq_fetch_advance(struct kq_fetch *fetch)
 {
     struct kq_request *request = fetch->request;
     const struct kq_fetch_request *body = request->body;
     if (!read_parts(fetch, false))
         return kq_request_offload(request, read_slowly);
-    while (fetch->read && !is_complete(fetch)) {
-        struct kq_fetch_part *part = fetch->read;
-        fetch->read = part->next;
-        wait_for(part);
-    }
+    wait_for_parts(fetch);
     if (is_complete(fetch))
         return conclude(fetch);
     if (!fetch->timer.set)

@@ -28,6 +28,11 @@ struct kq_conn;
 struct kq_request;
 struct kq_server;
 
+/* A request for more partitions than these goes to a thread of the pool, whatever it wants of them:
+ * some µs each would hold up all who share its loop. As many take about as long as that thread
+ * takes to wake up a few times. */
+#define KQ_WIDE_PARTITIONS 500
+
 enum kq_handled {
     KQ_HANDLED_NOW,    /* the response is complete */
     KQ_HANDLED_SILENT, /* done, and no response is wanted (Produce with acks=0) */

@@ -68,6 +68,22 @@ int16_t kq_topics_describe(const struct kq_request *request, const struct kq_top
     return KQ_ERROR_NONE;
 }
 
+int kq_topics_each(struct kq_request *request,
+                   int (*step)(struct kq_request *request, struct kq_topic *topic, void *context),
+                   void *context)
+{
+    char after[KQ_TOPIC_NAME_MAX + 1] = "";
+    struct kq_topic *topic;
+    int r = 0;
+    while (r == 0 && kq_topic_next(request->broker, after, &topic) == 0) {
+        strcpy(after, kq_topic_name(topic));
+        if (kq_authorize(request->broker, &request->caller, KQ_RIGHT_DESCRIBE, topic, NULL) == 0)
+            r = step(request, topic, context);
+        kq_topic_unref(topic);
+    }
+    return r;
+}
+
 int16_t kq_topics_access(const struct kq_request *request, const struct kq_topic_ref *ref,
                          struct kq_topic *topic, int32_t number, unsigned rights,
                          struct kq_access *ret)

@@ -30,6 +30,12 @@ int16_t kq_topics_find(const struct kq_request *request, const struct kq_topic_r
 int16_t kq_topics_describe(const struct kq_request *request, const struct kq_topic_ref *ref,
                            struct kq_topic **ret);
 
+/* Calls STEP for each topic that the caller may DESCRIBE, in order of their names, until it returns
+ * other than 0, and returns that. */
+int kq_topics_each(struct kq_request *request,
+                   int (*step)(struct kq_request *request, struct kq_topic *topic, void *context),
+                   void *context);
+
 /* Partition NUMBER of TOPIC (as REF found it) with RIGHTS; takes a reference, which is to be given
  * back by kq_partition_unref(ret->partition). TOPIC_AUTHORIZATION_FAILED for this partition alone,
  * UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID. */

@@ -82,6 +82,16 @@ def test_what_is_sent_is_counted_for_its_topic():
             fetch(client, "counted", offset)
     equal(broker.metric('kqfs_topic_bytes_out_total{topic="counted"}'), 6 * size)
     equal(broker.metric('kqfs_topic_bytes_in_total{topic="counted"}'), 3 * size)
+    equal(broker.metric('kqfs_topic_messages_out_total{topic="counted"}'), 6)
+
+
+def test_messages_sent_are_counted_where_a_maximum_cuts_them():
+    size = filled("cut", 100, 500)
+    with broker.client() as client:
+        fetch(client, "cut", 0, partition_max=10 * size + size * 3 // 4)  # nearly eleven messages
+        equal(broker.metric('kqfs_topic_messages_out_total{topic="cut"}'), 11)
+        fetch(client, "cut", 40, partition_max=1)  # the first batch is whole
+        equal(broker.metric('kqfs_topic_messages_out_total{topic="cut"}'), 12)
 
 
 def test_segments_are_read_one_after_the_other():
@@ -312,22 +322,55 @@ def test_a_broker_that_stops_waits_for_nobody():
         check(time.monotonic() - began < 20)
 
 
-def test_a_thousand_partitions_wait_together():
+def test_very_many_partitions_wait_together():
     wide = Server("wide", config="[broker]\nnum.partitions = 1000\n")
     with wide, wide.client() as client:
         wide.topic("wide")
-        asked = [dict(topic="wide", partitions=[
-            dict(partition=i, fetch_offset=0, partition_max_bytes=1 << 20) for i in range(1000)])]
-        for _ in range(3):
-            sent = client.send("Fetch", 11, max_wait_ms=60000, min_bytes=1, max_bytes=1 << 25,
-                               topics=asked)
-            until(lambda: wide.metric("kqfs_waiters_parked") == 1000, "all to wait")
-            append(wide.path("wide/p777"), b"x\n")
-            got = answers(client.receive(sent))
-            equal([p["partition_index"] for p in got], list(range(1000)))
-            equal([p["partition_index"] for p in got if p["records"]], [777])
-            asked[0]["partitions"][777]["fetch_offset"] += 1
-        equal(wide.metric("kqfs_waiters_parked"), 0)
+        for count in (1000, 400):  # beyond KQ_WIDE_PARTITIONS, and not
+            asked = [dict(topic="wide", partitions=[
+                dict(partition=i, fetch_offset=0, partition_max_bytes=1 << 20) for i in range(count)])]
+            for turn in range(3):
+                sent = client.send("Fetch", 11, max_wait_ms=60000, min_bytes=1, max_bytes=1 << 25,
+                                   topics=asked)
+                until(lambda: wide.metric("kqfs_waiters_parked") == count, "all to wait")
+                append(wide.path(f"wide/p{count - 223}"), b"x\n")
+                got = answers(client.receive(sent))
+                equal([p["partition_index"] for p in got], list(range(count)))
+                equal([p["partition_index"] for p in got if p["records"]], [count - 223])
+                asked[0]["partitions"][count - 223]["fetch_offset"] += 1
+            equal(wide.metric("kqfs_waiters_parked"), 0)
+
+
+def test_a_wide_fetch_is_answered_at_once_or_when_its_time_is_over():
+    wide = Server("wide-now", config="[broker]\nnum.partitions = 1000\n")
+    with wide, wide.client() as client:
+        wide.topic("wide")
+        append(wide.path("wide/p999"), b"x\n")
+        for number, offset, wait in ((999, 0, 60000), (None, 1, 50), (None, 1, 0)):
+            got = answers(client.ask("Fetch", 11, max_wait_ms=wait, min_bytes=1, max_bytes=1 << 25, topics=[
+                dict(topic="wide", partitions=[dict(partition=i, fetch_offset=offset if i == 999 else 0,
+                                                    partition_max_bytes=1 << 20) for i in range(1000)])]))
+            equal([p["partition_index"] for p in got if p["records"]], [number] if number else [])
+        sent = [wide.client() for _ in range(20)]
+        for one in sent:  # who leaves at any moment of it takes its waiters along
+            one.send("Fetch", 11, max_wait_ms=60000, min_bytes=1, max_bytes=1 << 25, topics=[
+                dict(topic="wide", partitions=[dict(partition=i, fetch_offset=0, partition_max_bytes=1)
+                                               for i in range(990)])])
+            one.close()
+        until(lambda: wide.metric("kqfs_waiters_parked") == 0, "all to be gone")
+
+
+def test_wide_produces_and_metadata_are_answered():
+    wide = Server("wide-produce", config="[broker]\nnum.partitions = 1000\n")
+    with wide, wide.client() as client:
+        wide.topic("wide")
+        answer = client.ask("Produce", 9, acks=-1, timeout_ms=30000, topic_data=[
+            dict(name="wide", partition_data=[dict(index=i, records=batch([Record(b"%d" % i)]))
+                                              for i in range(1001)])])
+        got = answer["responses"][0]["partition_responses"]
+        equal([ERRORS[p["error_code"]] for p in got], ["NONE"] * 1000 + ["UNKNOWN_TOPIC_OR_PARTITION"])
+        equal(read(wide.path("wide/p512")), b"512\n")
+        equal(len(metadata(client, "wide")["partitions"]), 1000)
 
 
 # --- Errors: each partition for itself, and at once ---
