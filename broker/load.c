@@ -6,8 +6,10 @@
 #include "broker/internal.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
@@ -454,6 +456,16 @@ static void clear(struct loading *loading)
 }
 
 /* The checkpoints are written again, for names that are gone may come back as other topics. */
+/* The kernel's table of descriptors grows by doubling, and with several threads waits for every CPU
+ * (RCU) each time, some ten milliseconds: once is enough. */
+static void make_room_for_logs(const struct loading *loading)
+{
+    size_t count = loading->scan.directory_count;
+    int last = count < INT_MAX ? fcntl(loading->broker->dirfd, F_DUPFD_CLOEXEC, (int)count) : -1;
+    if (last >= 0)
+        close(last);
+}
+
 static int load(struct loading *loading)
 {
     struct kq_broker *broker = loading->broker;
@@ -467,6 +479,7 @@ static int load(struct loading *loading)
     if (r < 0)
         return r;
     clear(loading);
+    make_room_for_logs(loading);
     r = load_topics(loading);
     if (r == 0)
         r = kq_each_partition(broker, open_log, loading);
