@@ -17,9 +17,8 @@ struct kit_wait {
     struct kq_group_wait wait;
     pthread_mutex_t lock;
     pthread_cond_t told;
-    int calls;       /* of DONE */
-    int64_t told_ns; /* when it was called */
-    int result;      /* of the request itself */
+    int calls;  /* of DONE */
+    int result; /* of the request itself */
 };
 
 struct kit_change {
@@ -137,7 +136,6 @@ static inline void kit_told(struct kq_group_wait *wait)
     struct kit_wait *own = (struct kit_wait *)wait;
     pthread_mutex_lock(&own->lock);
     own->calls++;
-    own->told_ns = kq_clock_mono_ns();
     pthread_cond_broadcast(&own->told);
     pthread_mutex_unlock(&own->lock);
 }

@@ -6,7 +6,14 @@
  * forgotten; when the coming and going ends, all meet in one stable generation. */
 #include "tests/unit/group_kit.h"
 
-enum { GROUPS = 3, CLIENTS = 12, TURNS = 40, GENERATIONS = 4096, SLACK_MS = 500 };
+enum {
+    GROUPS = 3,
+    CLIENTS = 12,
+    TURNS = 12,
+    GENERATIONS = 4096,
+    SLACK_MS = 500,
+    PATIENCE_MS = 100000
+};
 
 /* What was told of one generation of one group. */
 struct generation {
@@ -17,7 +24,8 @@ struct generation {
 static struct board {
     pthread_mutex_t lock;
     struct generation generations[GROUPS][GENERATIONS];
-    int failures, stable;
+    int32_t met[CLIENTS]; /* of which generation each is a member; -1: of none */
+    int failures;
     bool calm; /* no more coming and going */
 } board = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -87,18 +95,12 @@ static void forget_id(struct client *client)
     client->generation = -1;
 }
 
-/* When the broker answered WAIT, which may be long before this thread ran again. */
-static int64_t told_ms(const struct kit_wait *wait, int64_t asked_ms)
-{
-    return wait->calls > 0 ? wait->told_ns / 1000000 : asked_ms;
-}
-
-/* What the broker looked at no later than ASKED_MS was answered with RESULT: this thread may have
- * stood still before it could ask, so that is when it was done asking. */
-static void lost(struct client *client, int64_t asked_ms, int result)
+/* RESULT came by ANSWERED_MS. HEARD_MS is from before the broker can have heard it: however long a
+ * thread stood still, only one who was silent for that long may be forgotten. */
+static void lost(struct client *client, int64_t answered_ms, int result)
 {
     if (result == KQ_GROUP_UNKNOWN_MEMBER || result == KQ_GROUP_FENCED_INSTANCE) {
-        require(client->id[0] == 0 || asked_ms - client->heard_ms > SLACK_MS);
+        require(client->id[0] == 0 || answered_ms - client->heard_ms > SLACK_MS);
         forget_id(client);
     }
 }
@@ -147,7 +149,7 @@ static int sync_group(struct client *client, const struct kq_group_answer *answe
                 memcmp(got.data, wanted, strlen(wanted)) == 0);
     }
     if (r != KQ_GROUP_UNKNOWN_MEMBER)
-        client->heard_ms = told_ms(&syncing, asked_ms);
+        client->heard_ms = asked_ms;
     kit_forget(&syncing);
     return r;
 }
@@ -158,8 +160,8 @@ static bool become_member(struct client *client)
     int r = join(client);
     bool required = r == KQ_GROUP_MEMBER_ID_REQUIRED;
     if (!required)
-        lost(client, asked_ms, r);
-    client->heard_ms = told_ms(&client->wait, asked_ms);
+        lost(client, now_ms(), r);
+    client->heard_ms = asked_ms;
     if (r == 0) {
         r = sync_group(client, client->wait.wait.answer);
         lost(client, now_ms(), r);
@@ -222,18 +224,34 @@ static void *live(void *argument)
     return NULL;
 }
 
-/* Until all are members of the same generation for a while. */
+/* Are all members of one generation, in which nobody else is? Then nothing is left that changes it.
+ */
+static bool all_have_met(const struct client *client, bool member)
+{
+    pthread_mutex_lock(&board.lock);
+    board.met[client->number] = member ? client->generation : -1;
+    bool met =
+        member && board.generations[client->group][client->generation].listed == CLIENTS / GROUPS;
+    for (int i = client->group; i < CLIENTS; i += GROUPS)
+        met = met && board.met[i] == client->generation;
+    pthread_mutex_unlock(&board.lock);
+    return met;
+}
+
 static void *settle_down(void *argument)
 {
     struct client *client = argument;
-    bool member = client->id[0] && be_member(client);
-    for (int64_t until_ms = now_ms() + 3000; now_ms() < until_ms;) {
+    bool member = client->id[0] && be_member(client), met = false;
+    for (int64_t until_ms = now_ms() + PATIENCE_MS; !met && now_ms() < until_ms;) {
         if (!member)
             member = become_member(client);
+        met = all_have_met(client, member);
         usleep(2000);
-        member = member && be_member(client);
+        member = met || (member && be_member(client));
+        if (!member)
+            all_have_met(client, false);
     }
-    require(member);
+    require(met);
     return NULL;
 }
 
@@ -257,6 +275,7 @@ static void nobody_is_told_two_things(void **state)
             .kit = kit, .number = i, .group = i % GROUPS, .chance = (uint64_t)i, .topic = topic};
         snprintf(clients[i].name, sizeof(clients[i].name), "g%d", i % GROUPS);
         forget_id(&clients[i]);
+        board.met[i] = -1;
     }
     run(clients, live);
     __atomic_store_n(&board.calm, true, __ATOMIC_SEQ_CST);
