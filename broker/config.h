@@ -101,6 +101,11 @@ struct kq_config {
     int64_t principal_refresh_ms;
     int64_t max_principals;
     /* [tls] */
+    struct kq_tls_config {
+        char *certificate, *key, *ca, *crl; /* NULL: not given */
+        char *client_authentication;        /* "": none */
+        int64_t threads, max_handshakes, handshake_ms, reload_ms, buffer_bytes, max_records;
+    } tls;
     char *certificate_rules; /* with blanks between them; "" */
     /* [sasl] */
     struct kq_kerberos_settings {

@@ -114,6 +114,7 @@ void kq_daemon_ready(void)
 
 static pthread_t thread;
 static void (*stop_function)(void);
+static bool (*hangup_function)(void);
 static const char *progress_text;
 static atomic_bool stopping, quiet, ending;
 
@@ -138,6 +139,8 @@ static void *take_signals(void *unused)
         int got = talk ? sigtimedwait(&set, NULL, &second) : sigwaitinfo(&set, NULL);
         if (ending)
             break;
+        if (got == SIGHUP && hangup_function && hangup_function())
+            continue;
         if (got > 0 && !atomic_exchange(&stopping, true))
             stop_function();
         if (got < 0 && errno == EAGAIN && !quiet)
@@ -162,6 +165,11 @@ int kq_signals_start(void (*on_stop)(void), const char *progress)
     }
     pthread_setname_np(thread, "kqfs-signals");
     return 0;
+}
+
+void kq_signals_on_hangup(bool (*reload)(void))
+{
+    hangup_function = reload;
 }
 
 void kq_signals_quiet(void)

@@ -23,6 +23,10 @@ void kq_daemon_notify(const char *state);
 int kq_signals_start(void (*on_stop)(void), const char *progress);
 void kq_signals_quiet(void);
 
+/* SIGHUP makes RELOAD be called from that thread; where it returns false it is as SIGTERM. Before
+ * kq_signals_start. */
+void kq_signals_on_hangup(bool (*reload)(void));
+
 /* Was one of them taken? Any thread. */
 bool kq_signals_stopping(void);
 

@@ -33,6 +33,7 @@
 /* Held while the signals' thread stops the mount, so that it is not freed under its hands. */
 static pthread_mutex_t mounted_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kq_fs *mounted;
+static struct kq_server *listening; /* set before signals are taken */
 static sem_t stopped; /* posted where there is no mount to stop */
 
 static void set_mounted(struct kq_fs *fs)
@@ -49,6 +50,12 @@ static void stop_serving(void)
         kq_fs_stop(mounted);
     pthread_mutex_unlock(&mounted_lock);
     sem_post(&stopped);
+}
+
+/* SIGHUP: certificates are read again; where there are none to read, it ends the broker. */
+static bool hung_up(void)
+{
+    return listening && kq_server_reload(listening);
 }
 
 static void raise_file_limit(void)
@@ -187,6 +194,23 @@ static void each_setting(void *setting_context,
     }
 }
 
+static struct kq_tls_settings tls_settings(const struct kq_tls_config *from)
+{
+    return (struct kq_tls_settings){
+        .certificate = from->certificate,
+        .key = from->key,
+        .ca = from->ca,
+        .crl = from->crl,
+        .client_authentication = from->client_authentication,
+        .threads = (unsigned)from->threads,
+        .max_handshakes = (unsigned)from->max_handshakes,
+        .handshake_ms = from->handshake_ms,
+        .reload_ms = from->reload_ms,
+        .buffer_bytes = from->buffer_bytes,
+        .max_records = from->max_records,
+    };
+}
+
 static int bind_listeners(const struct kq_config *config, struct settings *settings,
                           const struct kq_authsetup *who, struct kq_server **ret)
 {
@@ -215,6 +239,7 @@ static int bind_listeners(const struct kq_config *config, struct settings *setti
         .sasl_ms = config->sasl.timeout_ms,
         .failed_login_delay_ms = config->sasl.delay_ms,
         .max_reauth_ms = config->sasl.max_reauth_ms,
+        .tls = tls_settings(&config->tls),
         .fetch_max_bytes = (int32_t)config->fetch_max_bytes,
         .max_described_partitions = (int32_t)config->max_described_partitions,
         .auto_create_topics = config->auto_create_topics,
@@ -303,12 +328,14 @@ static int run(struct kq_config *config, struct kq_authsetup *who, struct kq_ser
 }
 
 static int give_up_and_run(struct kq_config *config, struct kq_authsetup *who,
-                           struct kq_server *server)
+                             struct kq_server *server)
 {
     sem_init(&stopped, 0, 0);
     int code = kq_privileges_give_up(config);
     if (code)
         return code;
+    listening = server;
+    kq_signals_on_hangup(hung_up);
     if (kq_signals_start(stop_serving, "recovering the log") < 0 || kq_helper_watch() < 0)
         return KQ_EXIT_FAILURE;
     code = run(config, who, server);

@@ -15,6 +15,7 @@
 #include "net/internal.h"
 #include "net/listener.h"
 #include "net/tcp.h"
+#include "net/tlshandshake.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)
@@ -138,7 +139,7 @@ static struct kq_shard *choose_shard(struct kq_acceptor *acceptor)
 }
 
 /* Nothing about it can be said to the client, so it is closed. */
-static void drop(struct kq_server *server, struct kq_arrived *arrived)
+void kq_acceptor_drop(struct kq_server *server, struct kq_arrived *arrived)
 {
     kq_transport_close(&arrived->transport);
     kq_identity_unref(arrived->identity);
@@ -146,7 +147,7 @@ static void drop(struct kq_server *server, struct kq_arrived *arrived)
     kq_admit_leave(server->admit, arrived->admitted);
 }
 
-static void begin(struct kq_server *server, struct kq_arrived *arrived, int r)
+void kq_acceptor_begin(struct kq_server *server, struct kq_arrived *arrived, int r)
 {
     if (r == 0)
         r = kq_conn_start_consume(arrived);
@@ -155,7 +156,7 @@ static void begin(struct kq_server *server, struct kq_arrived *arrived, int r)
     kq_diag_limited(SAY_EACH_MS, LOG_WARNING, "a connection was refused: its user: %s",
                     strerror(-r));
     atomic_fetch_add(&server->unidentified, 1);
-    drop(server, arrived);
+    kq_acceptor_drop(server, arrived);
 }
 
 static void look_up(struct kq_job *job)
@@ -164,7 +165,7 @@ static void look_up(struct kq_job *job)
     struct kq_arrived *arrived = &arrival->arrived;
     int r = kq_identify(arrival->server->identify, arrived->transport.fd,
                         arrived->listener->address.is_unix, true, &arrived->identity);
-    begin(arrival->server, arrived, r);
+    kq_acceptor_begin(arrival->server, arrived, r);
     free(arrival);
 }
 
@@ -172,7 +173,7 @@ static void look_up_elsewhere(struct kq_server *server, struct kq_arrived *arriv
 {
     struct arrival *arrival = kq_alloc(sizeof(*arrival));
     if (!arrival) {
-        begin(server, arrived, -ENOMEM);
+        kq_acceptor_begin(server, arrived, -ENOMEM);
         return;
     }
     *arrival = (struct arrival){.job.run = look_up, .server = server, .arrived = *arrived};
@@ -206,6 +207,10 @@ static void admit(struct kq_acceptor *acceptor, struct kq_listener *listener, in
     kq_tcp_init_consume_fd(&arrived.transport, fd);
     arrived.shard = choose_shard(acceptor);
     atomic_fetch_add(&arrived.shard->conn_count, 1);
+    if (listener->tls) {
+        kq_handshake_start_consume(&arrived);
+        return;
+    }
     int r = 0;
     if (listener->address.sasl)
         arrived.identity = kq_identify_nobody(server->identify);
@@ -214,7 +219,7 @@ static void admit(struct kq_acceptor *acceptor, struct kq_listener *listener, in
     if (r == KQ_WOULD_BLOCK)
         look_up_elsewhere(server, &arrived);
     else
-        begin(server, &arrived, r);
+        kq_acceptor_begin(server, &arrived, r);
 }
 
 /* False: this second has had all that it may have. */

@@ -14,5 +14,11 @@ struct kq_acceptor;
 int kq_acceptor_new(struct kq_server *server, struct kq_acceptor **ret);
 void kq_acceptor_free(struct kq_acceptor *acceptor); /* NULL is fine */
 
+struct kq_arrived;
+
+/* What ARRIVED holds becomes a connection, or, where R < 0 or that fails, is let go. Any thread. */
+void kq_acceptor_begin(struct kq_server *server, struct kq_arrived *arrived, int r);
+void kq_acceptor_drop(struct kq_server *server, struct kq_arrived *arrived);
+
 /* See struct kq_listener; its context is the acceptor. */
 bool kq_acceptor_take(struct kq_listener *listener, int fd, int64_t *retry_ns);

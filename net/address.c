@@ -151,19 +151,52 @@ static int parse_scheme(struct text whole, struct text *first, struct kq_address
                          "sasl_ssl://, unix://");
 }
 
+static int parse_advertised(struct text whole, struct text value, struct kq_address *ret)
+{
+    if (!parse_host_port(value, &ret->advertised) || !ret->advertised.host[0] ||
+        !ret->advertised.port)
+        return refuse(whole, "advertised= needs HOST:PORT");
+    return 0;
+}
+
+static int parse_option(struct text whole, struct text option, struct kq_address *ret)
+{
+    const struct {
+        const char *prefix;
+        struct kq_address_option *to;
+    } of_tls[] = {
+        {"certificate=", &ret->certificate},
+        {"key=", &ret->key},
+        {"ca=", &ret->ca},
+        {"crl=", &ret->crl},
+        {"client_authentication=", &ret->client_authentication},
+    };
+    if (skip(&option, "advertised="))
+        return parse_advertised(whole, option, ret);
+    for (size_t i = 0; ret->tls && i < kq_array_size(of_tls); i++) {
+        if (!skip(&option, of_tls[i].prefix))
+            continue;
+        bool is_path = of_tls[i].to != &ret->client_authentication;
+        if (!option.length || (is_path && option.at[0] != '/') ||
+            memchr(option.at, '\0', option.length))
+            return refuse(whole, is_path ? "the files of TLS need absolute paths"
+                                         : "client_authentication= needs a word");
+        *of_tls[i].to = (struct kq_address_option){option.at, option.length};
+        return 0;
+    }
+    return refuse(whole, ret->tls
+                             ? "knows no options but advertised=HOST:PORT, certificate=, key=, "
+                               "ca=, crl= and client_authentication="
+                             : "knows no option but advertised=HOST:PORT");
+}
+
 int kq_address_parse(const char *text, size_t length, struct kq_address *ret)
 {
     struct text whole = {text, length}, rest = whole, first = cut(&rest, ',');
     struct kq_address address = {0};
     int r = parse_scheme(whole, &first, &address);
-    while (r == 0 && rest.length > 0) {
-        struct text option = cut(&rest, ',');
-        if (!skip(&option, "advertised="))
-            return refuse(whole, "knows no option but advertised=HOST:PORT");
-        if (!parse_host_port(option, &address.advertised) || !address.advertised.host[0] ||
-            !address.advertised.port)
-            return refuse(whole, "advertised= needs HOST:PORT");
-    }
+    while (r == 0 && rest.length > 0)
+        r = parse_option(whole, cut(&rest, ','), &address);
     if (r == 0)
         *ret = address;
     return r;

@@ -6,6 +6,9 @@
  *     sasl_ssl://HOST:PORT[,advertised=HOST:PORT]        SASL inside TLS
  *     unix://PATH[,advertised=HOST:PORT]
  *
+ * Those with TLS may also have certificate=, key=, ca=, crl= (absolute paths without commas and
+ * blanks) and client_authentication=none|requested|required, instead of those of [tls].
+ *
  * HOST is a name, an address, an IPv6 address in brackets, or empty: every address of this host.
  * PORT 0 takes any that is free.
  */
@@ -23,12 +26,20 @@ struct kq_host_port {
     uint16_t port;
 };
 
+/* Part of the text that was parsed, valid as long as that; length 0: not given. */
+struct kq_address_option {
+    const char *at;
+    size_t length;
+};
+
 struct kq_address {
     bool is_unix;
     bool tls, sasl;   /* what a client must do first; neither: it is who the kernel says */
     bool is_loopback; /* only this host can reach it */
     struct kq_host_port host;
     struct kq_host_port advertised; /* to clients; host "": not given */
+    /* Of TLS, instead of what [tls] says; absolute paths. */
+    struct kq_address_option certificate, key, ca, crl, client_authentication;
     struct sockaddr_storage socket; /* for bind(2) */
     socklen_t socket_length;
 };

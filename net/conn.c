@@ -188,6 +188,8 @@ static void step(struct kq_task *task)
         kq_conn_receive(conn);
     kq_conn_run(conn);
     kq_conn_write(conn);
+    if (conn->transport.ending)
+        kq_conn_drain(conn);
     note_limits(conn);
     if (can_go_on(conn))
         kq_conn_kick(conn);

@@ -15,12 +15,15 @@
 #include "net/sendq.h"
 #include "net/server.h"
 #include "net/telemetry.h"
+#include "net/tls.h"
 #include "net/transport.h"
 
 struct kq_admit;
 struct kq_admitted;
 struct kq_identify;
+struct kq_handshake;
 struct kq_listener;
+struct kq_tls_front;
 struct kq_sasl;
 
 /* One loop and the connections that it owns. */
@@ -31,6 +34,8 @@ struct kq_shard {
     atomic_uint conn_count; /* dealt to it and not gone yet */
     /* The loop's: */
     LIST_HEAD(, kq_conn) conns;
+    LIST_HEAD(, kq_handshake) handshakes;
+    struct kq_tls_desk tls;
     TAILQ_HEAD(, kq_conn) crowded; /* not read until others' requests have gone */
     struct kq_conn *favoured;      /* may go on with its frame all the same */
     struct kq_mail stop_mail, relief_mail;
@@ -50,6 +55,7 @@ struct kq_server {
     struct kq_acceptor *acceptor;
     struct kq_admit *admit;
     struct kq_identify *identify;
+    struct kq_tls_front *tls;
     struct kq_metric_source metrics;
     atomic_uint_fast64_t queued_bytes; /* of requests and parts of them */
     atomic_uint unidentified;          /* connections whose user could not be looked up */

@@ -200,6 +200,11 @@ int kq_loop_watch(struct kq_loop *loop, struct kq_watch *watch, int fd, uint32_t
     return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
+void kq_loop_unwatch(struct kq_loop *loop, int fd)
+{
+    epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
 void kq_loop_soon(struct kq_loop *loop, struct kq_task *task)
 {
     if (task->queued)

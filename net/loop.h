@@ -78,6 +78,9 @@ void kq_loop_post(struct kq_loop *loop, struct kq_mail *mail);
  * where it is until a task that was queued after that has run. 0; -errno. */
 int kq_loop_watch(struct kq_loop *loop, struct kq_watch *watch, int fd, uint32_t events);
 
+/* FD, which stays open, is not watched any more; events of this turn may still come. */
+void kq_loop_unwatch(struct kq_loop *loop, int fd);
+
 /* Calls TASK once, after the events that are being looked at; queuing it again before that changes
  * nothing. */
 void kq_loop_soon(struct kq_loop *loop, struct kq_task *task);

@@ -80,7 +80,9 @@ static void count_sent(struct kq_conn *conn, uint64_t before, uint64_t from_file
         return;
     conn->active_ns = conn->shard->loop->now_ns;
     kq_tally(conn->shard->telemetry, KQ_TALLY_SENT, conn->sendq.sent - before);
-    kq_tally(conn->shard->telemetry, KQ_TALLY_SENDFILE, conn->sendq.sent_from_files - from_files);
+    if (!conn->transport.class->copies_files)
+        kq_tally(conn->shard->telemetry, KQ_TALLY_SENDFILE,
+                 conn->sendq.sent_from_files - from_files);
 }
 
 void kq_conn_write(struct kq_conn *conn)

@@ -20,6 +20,8 @@
 #include "net/internal.h"
 #include "net/listener.h"
 #include "net/sasl.h"
+#include "net/tlsfront.h"
+#include "net/tlshandshake.h"
 
 #define NS_PER_MS INT64_C(1000000)
 
@@ -43,14 +45,15 @@ static int add_listener(struct kq_server *server, const char *text, size_t lengt
     struct kq_address address;
     struct kq_listener *listener;
     int r = kq_address_parse(text, length, &address);
-    if (r == 0 && address.tls) {
-        kq_diag(LOG_ERR, "listen: %.*s: TLS is not part of this build", (int)length, text);
-        r = -EINVAL;
-    }
     if (r == 0)
         r = check_mechanisms(server, &address, text, length);
     if (r == 0)
         r = kq_listener_new(&address, &listener);
+    if (r == 0 && address.tls) {
+        r = kq_tls_front_add(server->tls, &address, listener->name, &listener->tls);
+        if (r != 0)
+            kq_listener_free(listener);
+    }
     if (r != 0)
         return r;
     listener->context = server->acceptor;
@@ -81,6 +84,12 @@ static int make_shards(struct kq_server *server)
         char name[16];
         snprintf(name, sizeof(name), "net-%u", server->shard_count++);
         LIST_INIT(&shard->conns);
+        LIST_INIT(&shard->handshakes);
+        shard->tls = (struct kq_tls_desk){
+            .counts = kq_tls_front_counts(server->tls),
+            .buffer_bytes = (size_t)server->options.tls.buffer_bytes,
+            .max_records = (uint64_t)server->options.tls.max_records,
+        };
         shard->server = server;
         kq_crowd_init(shard);
         int r = kq_loop_new(name, &shard->loop);
@@ -104,6 +113,8 @@ int kq_server_new(const struct kq_server_options *options, struct kq_server **re
         r = kq_admit_new(options->max_connections, options->max_connections_per_ip, &server->admit);
     if (r == 0)
         r = kq_identify_new(options->plaintext_user, &server->identify);
+    if (r == 0)
+        r = kq_tls_front_new(&server->options.tls, &server->tls);
     if (r == 0)
         r = add_listeners(server, options->listen);
     if (r == 0)
@@ -130,7 +141,9 @@ void kq_server_free(struct kq_server *server)
     for (unsigned i = 0; i < server->shard_count; i++) {
         kq_loop_free(server->shards[i].loop);
         kq_telemetry_free(server->shards[i].telemetry);
+        kq_tls_desk_release(&server->shards[i].tls);
     }
+    kq_tls_front_free(server->tls);
     kq_acceptor_free(server->acceptor);
     kq_admit_free(server->admit);
     kq_identify_free(server->identify);
@@ -175,6 +188,8 @@ static int start_threads(struct kq_server *server)
     int r = kq_pool_new("net-worker", server->options.workers, &server->workers);
     if (r == 0)
         r = kq_pool_new("net-reader", server->options.readers, &server->readers);
+    if (r == 0)
+        r = kq_tls_front_start(server->tls);
     for (unsigned i = 0; r == 0 && i < server->shard_count; i++)
         r = kq_loop_start(server->shards[i].loop);
     if (r < 0)
@@ -224,6 +239,7 @@ static void stop_shard(struct kq_mail *mail)
     if (shard == &server->shards[0])
         STAILQ_FOREACH (listener, &server->listeners, list)
             kq_listener_stop(listener);
+    kq_handshake_end_all(shard);
     LIST_FOREACH (conn, &shard->conns, list) {
         kq_conn_drain(conn);
         kq_conn_cancel_requests(conn);
@@ -242,6 +258,11 @@ static void end_connections(struct kq_server *server)
     kq_admit_wait(server->admit);
 }
 
+bool kq_server_reload(struct kq_server *server)
+{
+    return kq_tls_front_reload(server->tls);
+}
+
 void kq_server_stop(struct kq_server *server)
 {
     kq_metric_source_remove(&server->metrics);
@@ -249,6 +270,7 @@ void kq_server_stop(struct kq_server *server)
         end_connections(server);
     for (unsigned i = 0; i < server->shard_count; i++)
         kq_loop_stop(server->shards[i].loop);
+    kq_tls_front_stop(server->tls);
     kq_pool_free(server->workers);
     kq_pool_free(server->readers);
     server->workers = server->readers = NULL;

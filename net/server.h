@@ -16,6 +16,18 @@ struct kq_server_setting {
     bool is_default, is_number, is_flag;
 };
 
+/* Of listeners with TLS; what is pointed to is valid as long as the server. */
+struct kq_tls_settings {
+    const char *certificate, *key, *ca, *crl; /* absolute paths; NULL or "": not set */
+    const char *client_authentication;        /* none, requested, required; "": none */
+    unsigned threads;                         /* for handshakes, at most */
+    unsigned max_handshakes;                  /* under way at once */
+    int64_t handshake_ms;                     /* how long one may take */
+    int64_t reload_ms;                        /* how often the files are looked at */
+    int64_t buffer_bytes;                     /* of a loop: what is encrypted at once */
+    int64_t max_records;                      /* with one key of TLS 1.3 */
+};
+
 struct kq_server_options {
     const char *listen;         /* addresses (net/address.h), separated by blanks */
     const char *plaintext_user; /* net/identify.h; "": not set */
@@ -42,6 +54,7 @@ struct kq_server_options {
     int64_t sasl_ms;                  /* from the connection to its having done so */
     int64_t failed_login_delay_ms;    /* how long the answer waits that refuses it */
     int64_t max_reauth_ms;            /* then it has to do so again; 0: never */
+    struct kq_tls_settings tls;
     /* What handlers go by. */
     bool auto_create_topics;          /* auto.create.topics.enable */
     unsigned umask;                   /* of topics that are made over the wire */
@@ -61,6 +74,10 @@ int kq_server_new(const struct kq_server_options *options, struct kq_server **re
 
 /* Starts the loops and begins to accept. BROKER outlives the server's stop. 0; -errno, reported. */
 int kq_server_start(struct kq_server *server, struct kq_broker *broker);
+
+/* Reads the files of TLS again, soon; connections stay. Any thread, while SERVER lives. False: no
+ * listener has TLS, or it was not started. */
+bool kq_server_reload(struct kq_server *server);
 
 /* Tells the operator where it listens. */
 void kq_server_announce(const struct kq_server *server);

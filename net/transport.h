@@ -41,11 +41,15 @@ struct kq_transport_class {
     /* A read that returns less than was asked for has taken all there is: the next one need not be
      * tried before epoll says so (epoll(7)). */
     bool short_read_is_last;
+
+    /* sendfile reads the file into memory. */
+    bool copies_files;
 };
 
 struct kq_transport {
     const struct kq_transport_class *class;
     int fd;
+    bool ending; /* set by the class: no more is to be read, what is under way is answered */
     void *state; /* the class's own */
 };
 
