@@ -8,11 +8,15 @@
 #include "broker/config.h"
 
 struct kq_broker;
+struct kq_gssapi;
+struct kq_oauth;
 
 #define KQ_AUTHSETUP_MECHANISMS 8 /* more than are known */
 
 struct kq_authsetup {
     struct kq_principals *principals;
+    struct kq_oauth *oauth;                                       /* NULL: OAUTHBEARER is off */
+    struct kq_gssapi *gssapi;                                     /* NULL: GSSAPI is off */
     struct kq_scram_users users;                                  /* of mechanisms with passwords */
     struct kq_sasl_mechanism mechanisms[KQ_AUTHSETUP_MECHANISMS]; /* that are switched on */
     size_t mechanism_count;
