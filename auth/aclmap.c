@@ -443,7 +443,7 @@ int kq_aclmap_revoke(struct kq_attributes *attributes, const struct kq_aclmap_wh
 int kq_aclmap_grant_default(struct kq_attributes *attributes, const struct kq_aclmap_who *who,
                             unsigned bits, mode_t umask)
 {
-    return bits ? change_default(attributes, who, bits, 0777 & ~umask, add_bits) : 0;
+    return bits ? change_default(attributes, who, bits, 0666 & ~umask, add_bits) : 0;
 }
 
 int kq_aclmap_revoke_default(struct kq_attributes *attributes, const struct kq_aclmap_who *who,

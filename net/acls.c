@@ -5,10 +5,16 @@
 #include <string.h>
 
 #include "broker/base/mem.h"
-#include "broker/uthash.h"
 #include "net/admin.h"
 #include "net/errmap.h"
 #include "net/internal.h"
+
+static _Thread_local bool out_of_memory;
+
+#define HASH_NONFATAL_OOM 1
+#define uthash_nonfatal_oom(element) (out_of_memory = true)
+#define uthash_malloc(size) kq_alloc(size)
+#include <uthash.h>
 
 #define USER "User:"
 #define EVERYBODY "User:*"
@@ -64,9 +70,9 @@ static int add_known(struct kq_acls_users *users, const struct kq_identity *iden
         return -ENOMEM;
     known->uid = uid;
     known->identity = identity;
-    kq_uthash_failed = false;
+    out_of_memory = false;
     HASH_ADD(hh, users->by_uid, uid, sizeof(known->uid), known);
-    if (!kq_uthash_failed)
+    if (!out_of_memory)
         return 0;
     free(known);
     return -ENOMEM;

@@ -437,7 +437,7 @@ static int16_t create_on(struct creating *creating, const creation *wanted,
         return error;
     if (resource.type == KQ_ACL_CLUSTER && wanted->operation == KQ_ACL_OP_IDEMPOTENT_WRITE)
         error = allow_idempotence(creating, who);
-    else if (bits.directory || bits.partition)
+    else
         error = kq_acls_grant(request, &resource, who, bits);
     kq_acls_release(&resource);
     return error;

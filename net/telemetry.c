@@ -7,6 +7,7 @@
 #include "broker/base/clock.h"
 #include "broker/base/mem.h"
 #include "net/admit.h"
+#include "net/audit.h"
 #include "net/errmap.h"
 #include "net/internal.h"
 #include "net/outcome.h"
@@ -91,11 +92,28 @@ void kq_tally(struct kq_telemetry *telemetry, enum kq_tally which, uint64_t amou
 
 /* --- Requests --- */
 
+struct outcome {
+    struct of_key *key;
+    int16_t refusal; /* the last error that was one */
+};
+
 static void count_error(void *context, int16_t code)
 {
-    struct of_key *key = context;
+    struct outcome *outcome = context;
     if (code >= -1 && code < ERRORS - 1)
-        add(&key->errors[code + 1], 1);
+        add(&outcome->key->errors[code + 1], 1);
+    if (kq_audit_is_refusal(code))
+        outcome->refusal = code;
+}
+
+/* The bytes of records that are in memory. */
+static uint64_t note_outcome(struct of_key *key, const struct kq_request *request)
+{
+    struct outcome outcome = {.key = key};
+    uint64_t copied = kq_outcome_walk(key->plan, request->response, count_error, &outcome);
+    if (kq_unlikely(outcome.refusal))
+        kq_audit_refused(request, outcome.refusal);
+    return copied;
 }
 
 static unsigned bucket_of(int64_t latency_ns)
@@ -124,8 +142,7 @@ void kq_telemetry_end(struct kq_telemetry *telemetry, const struct kq_request *r
     add(&key->latency_ns, latency_ns > 0 ? (uint64_t)latency_ns : 0);
     add(&key->buckets[bucket_of(latency_ns)], 1);
     if (response_bytes)
-        kq_tally(telemetry, KQ_TALLY_COPIED,
-                 kq_outcome_walk(key->plan, request->response, count_error, key));
+        kq_tally(telemetry, KQ_TALLY_COPIED, note_outcome(key, request));
     else if (request->result == KQ_HANDLED_CLOSE)
         add(&key->failed, 1);
     DTRACE_PROBE6(kqfs, request__end, request->api->key, request->version, request->correlation_id,
