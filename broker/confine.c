@@ -31,6 +31,11 @@ int kq_confine_capabilities(uint64_t keep)
     struct __user_cap_data_struct data[2] = {0}, held[2];
     if (syscall(SYS_capget, &header, held) < 0)
         return -errno;
+    bool none = true;
+    for (int i = 0; i < 2; i++)
+        none = none && !(held[i].permitted | held[i].effective | held[i].inheritable);
+    if (none) /* capset(2) may be refused where there is nothing to give up */
+        return 0;
     for (int i = 0; i < 2; i++)
         data[i].effective = data[i].permitted = held[i].permitted & (uint32_t)(keep >> (32 * i));
     if (syscall(SYS_capset, &header, data) < 0)
