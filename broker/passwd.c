@@ -258,8 +258,8 @@ static int report(const struct command *command, const char *where, int r)
         kq_diag(LOG_ERR, "passwd: %s: %s; root and the owner of the mount's root may do this",
                 where, strerror(-r));
     else if (r == -EWOULDBLOCK)
-        kq_diag(LOG_ERR, "passwd: a broker without a mount in sight takes passwords from "
-                         "kafka-configs --alter --entity-type users");
+        kq_diag(LOG_ERR, "passwd: a broker runs there: stop it, or let kafka-configs --alter "
+                         "--entity-type users set the password");
     else if (r == -EDQUOT)
         kq_diag(LOG_ERR, "passwd: there are as many users as max_users allows");
     else if (r < 0)
@@ -274,7 +274,7 @@ static int write_to(const char *mount, const struct kq_buf *text)
         return -ENOMEM;
     kq_autoclose int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
-        return errno == ENOENT ? -EIO : -errno;
+        return errno == ENOENT ? -EWOULDBLOCK : -errno;
     ssize_t n = write(fd, text->data, text->length);
     return n < 0 ? -errno : (size_t)n == text->length ? 0 : -EIO;
 }
