@@ -13,7 +13,7 @@ struct kq_tls;
 
 struct kq_listener {
     struct kq_address address;
-    struct kq_tls *tls; /* NULL: it takes plain connections; the server's */
+    struct kq_tls *tls;            /* NULL: it takes plain connections; the server's */
     char name[KQ_HOST_BYTES + 32]; /* as it is written, with the port that it got */
     int fd;
     bool bound_path; /* a unix socket's file is there and ours */
