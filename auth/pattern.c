@@ -190,10 +190,11 @@ static int add_replacement(struct replacing *replacing, const char *text)
     return r;
 }
 
-/* Behind the character at AT: UTF-8, which PCRE2 has checked. */
+/* Behind the character at AT, or the end: UTF-8, which PCRE2 has checked. */
 static size_t behind(const char *subject, size_t at)
 {
-    at++;
+    if (!subject[at++])
+        return at;
     while (((unsigned char)subject[at] & 0xc0) == 0x80)
         at++;
     return at;
