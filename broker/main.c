@@ -21,9 +21,9 @@
 #include "broker/config.h"
 #include "broker/daemon.h"
 #include "broker/exportrun.h"
+#include "broker/helper.h"
 #include "broker/options.h"
 #include "broker/passwd.h"
-#include "broker/helper.h"
 #include "broker/paths.h"
 #include "broker/privileges.h"
 #include "broker/service.h"
@@ -34,7 +34,7 @@
 static pthread_mutex_t mounted_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kq_fs *mounted;
 static struct kq_server *listening; /* set before signals are taken */
-static sem_t stopped; /* posted where there is no mount to stop */
+static sem_t stopped;               /* posted where there is no mount to stop */
 
 static void set_mounted(struct kq_fs *fs)
 {
@@ -328,7 +328,7 @@ static int run(struct kq_config *config, struct kq_authsetup *who, struct kq_ser
 }
 
 static int give_up_and_run(struct kq_config *config, struct kq_authsetup *who,
-                             struct kq_server *server)
+                           struct kq_server *server)
 {
     sem_init(&stopped, 0, 0);
     int code = kq_privileges_give_up(config);
@@ -419,7 +419,8 @@ static int open_and_export(const struct kq_export_command *command)
     int code = r < 0 ? broker_exit(r) : kq_export_run(broker, command);
     if (r == 0)
         kq_broker_close(broker);
-    kq_service_give_back(command->config->data); /* root may run it beside a broker of another user */
+    kq_service_give_back(
+        command->config->data); /* root may run it beside a broker of another user */
     kq_auth_free(auth);
     return code;
 }
