@@ -423,19 +423,21 @@ static void publish(struct kq_log *log, struct kq_segment *segment,
     int64_t position = segment->size;
     int64_t text = place_text(log, segment, append);
     kq_segment_index(segment, &log->map, header, position, text);
-    kq_segment_publish(segment, &(struct kq_published){
-                                    .next_offset = kq_batch_next_offset(header),
-                                    .size = position + header->size,
-                                    .last_base = header->base_offset,
-                                    .last_position = position,
-                                });
     atomic_store_explicit(&log->bytes, log->bytes + header->size, memory_order_relaxed);
     atomic_store_explicit(&log->appended, log->appended + header->size, memory_order_relaxed);
     atomic_store_explicit(&log->modified_ms, kq_clock_wall_ms(), memory_order_relaxed);
+    /* A reader that got the batch and comes back for the next one must not be beyond the end. */
+    kq_segment_begin_publish(segment, &(struct kq_published){
+                                          .next_offset = kq_batch_next_offset(header),
+                                          .size = position + header->size,
+                                          .last_base = header->base_offset,
+                                          .last_position = position,
+                                      });
     atomic_store_explicit(&log->end, kq_batch_next_offset(header), memory_order_release);
     if (text >= 0)
         atomic_store_explicit(&log->text_end, log->text_end + append->text_length,
                               memory_order_release);
+    kq_segment_end_publish(segment);
 }
 
 /* Who asked for a sync of each of the last appends before the next will ask for one of this too: it

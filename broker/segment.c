@@ -74,7 +74,7 @@ void kq_segment_unref(struct kq_segment *segment)
 
 /* The four numbers change together: a reader that meets an odd or a changed sequence looks again.
  * Release stores and acquire loads instead of fences, which ThreadSanitizer does not know. */
-void kq_segment_publish(struct kq_segment *segment, const struct kq_published *state)
+void kq_segment_begin_publish(struct kq_segment *segment, const struct kq_published *state)
 {
     uint32_t sequence = atomic_load_explicit(&segment->sequence, memory_order_relaxed);
     atomic_store_explicit(&segment->sequence, sequence + 1, memory_order_relaxed);
@@ -82,7 +82,18 @@ void kq_segment_publish(struct kq_segment *segment, const struct kq_published *s
     atomic_store_explicit(&segment->last_position, state->last_position, memory_order_release);
     atomic_store_explicit(&segment->size, state->size, memory_order_release);
     atomic_store_explicit(&segment->next_offset, state->next_offset, memory_order_release);
-    atomic_store_explicit(&segment->sequence, sequence + 2, memory_order_release);
+}
+
+void kq_segment_end_publish(struct kq_segment *segment)
+{
+    uint32_t sequence = atomic_load_explicit(&segment->sequence, memory_order_relaxed);
+    atomic_store_explicit(&segment->sequence, sequence + 1, memory_order_release);
+}
+
+void kq_segment_publish(struct kq_segment *segment, const struct kq_published *state)
+{
+    kq_segment_begin_publish(segment, state);
+    kq_segment_end_publish(segment);
 }
 
 void kq_segment_published(struct kq_segment *segment, struct kq_published *ret)

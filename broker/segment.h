@@ -68,8 +68,13 @@ int kq_segment_set_holes(struct kq_segment *segment, uint64_t layout);
 void kq_segment_ref(struct kq_segment *segment);
 void kq_segment_unref(struct kq_segment *segment); /* NULL is fine */
 
+/* Waits, for as long as a few stores take, where a publication is between its begin and its end. */
 void kq_segment_published(struct kq_segment *segment, struct kq_published *ret);
 void kq_segment_publish(struct kq_segment *segment, const struct kq_published *state);
+
+/* The same in two: what is stored in between is seen by whoever sees STATE. */
+void kq_segment_begin_publish(struct kq_segment *segment, const struct kq_published *state);
+void kq_segment_end_publish(struct kq_segment *segment);
 
 /* Takes the batch at POSITION (about to be published) into times and indexes. TEXT: where its text
  * begins, relative to the segment; -1: leave the text index alone. */

@@ -164,11 +164,30 @@ static void *keep_house(void *argument)
     return NULL;
 }
 
+/* Who was given a batch asks for what follows it: that must not be beyond the end. */
+static void *watch_end(void *argument)
+{
+    struct crowd *crowd = argument;
+    struct kq_log *log = crowd->kit->log;
+    while (atomic_load(&crowd->writers) > 0) {
+        struct kq_segment *active = kq_log_segment_at(log, INT64_MAX);
+        struct kq_log_bounds bounds;
+        for (int i = 0; i < 1000; i++) {
+            struct kq_published state;
+            kq_segment_published(active, &state);
+            kq_log_bounds(log, &bounds);
+            assert_true(state.next_offset <= bounds.end);
+        }
+        kq_segment_unref(active);
+    }
+    return NULL;
+}
+
 static void writers_readers_syncs_and_retention_do_not_disturb_each_other(void **state)
 {
     struct kit *kit = *state;
     struct crowd crowd = {.kit = kit, .writers = WRITERS};
-    pthread_t threads[WRITERS + 3];
+    pthread_t threads[WRITERS + 4];
     kit->config.segment_bytes = 8000;
     kit->config.index_interval_bytes = 500;
     kit->config.retention_bytes = 60000;
@@ -179,6 +198,7 @@ static void writers_readers_syncs_and_retention_do_not_disturb_each_other(void *
     pthread_create(&threads[WRITERS], NULL, read_many, &crowd);
     pthread_create(&threads[WRITERS + 1], NULL, read_many, &crowd);
     pthread_create(&threads[WRITERS + 2], NULL, keep_house, &crowd);
+    pthread_create(&threads[WRITERS + 3], NULL, watch_end, &crowd);
     for (size_t i = 0; i < kq_array_size(threads); i++)
         pthread_join(threads[i], NULL);
     struct kq_log_text_bounds text;
