@@ -213,7 +213,6 @@ int kq_attributes_set(struct kq_broker *broker, struct kq_topic *topic,
                       struct kq_partition *partition, const struct kq_caller *caller,
                       const struct kq_attributes *attributes);
 
-void kq_attributes_release(struct kq_attributes *attributes);
 /* Reads, changes (CHANGE) and replaces them in one step, so that no other change is lost: CHANGE
  * gets a copy to change; what it refuses comes back. It must not call the broker. */
 int kq_attributes_change(struct kq_broker *broker, struct kq_topic *topic,
@@ -234,6 +233,7 @@ int kq_topic_change_attributes(struct kq_topic *topic, const struct kq_caller *c
  * holds as long as this stays. Never blocks. */
 uint64_t kq_attribute_changes(const struct kq_broker *broker);
 
+void kq_attributes_release(struct kq_attributes *attributes);
 int kq_attributes_copy(const struct kq_attributes *from, struct kq_attributes *ret);
 
 /* --- Partitions --- */

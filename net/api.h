@@ -54,13 +54,13 @@ enum kq_handled kq_api_offset_for_leader_epoch(struct kq_request *request);
 enum kq_handled kq_api_metadata(struct kq_request *request);
 enum kq_handled kq_api_describe_cluster(struct kq_request *request);
 enum kq_handled kq_api_describe_topic_partitions(struct kq_request *request);
-/* api_init_producer_id.c */
-enum kq_handled kq_api_init_producer_id(struct kq_request *request);
-/* api_topics.c */
 /* api_acls.c */
 enum kq_handled kq_api_describe_acls(struct kq_request *request);
 enum kq_handled kq_api_create_acls(struct kq_request *request);
 enum kq_handled kq_api_delete_acls(struct kq_request *request);
+/* api_init_producer_id.c */
+enum kq_handled kq_api_init_producer_id(struct kq_request *request);
+/* api_topics.c */
 enum kq_handled kq_api_create_topics(struct kq_request *request);
 enum kq_handled kq_api_delete_topics(struct kq_request *request);
 enum kq_handled kq_api_create_partitions(struct kq_request *request);

@@ -145,13 +145,13 @@ static int plan(struct kq_request *request)
     request->state = fetch;
     request->release = release;
     set_sizes(fetch);
+    fetch->attribute_changes = kq_attribute_changes(request->broker);
     response->responses_count = body->topics_count;
     for (int32_t i = 0; i < body->topics_count; i++) {
         int r = plan_topic(fetch, &body->topics[i], &fetch->refs[i], &response->responses[i]);
         if (r < 0)
             return r;
     }
-    fetch->attribute_changes = kq_attribute_changes(request->broker);
     fetch->due = fetch->due || fetch->count == 0;
     queue_parts(fetch);
     return 0;
