@@ -112,7 +112,7 @@ static int identify(int fd, struct kq_helper_id *ret)
 /* The root of our mount, O_PATH; -ENOTCONN: something else is there. */
 static int open_root(const struct kq_helper *helper)
 {
-    struct kq_helper_id id;
+    struct kq_helper_id id = {0}; /* all the same to a compiler that sees errno be 0 */
     int fd = open(helper->mountpoint, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;

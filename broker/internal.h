@@ -107,7 +107,7 @@ struct kq_broker {
     pthread_rwlock_t attributes_lock;
     struct kq_attributes root;
     atomic_uint_fast64_t attribute_changes; /* under attributes_lock where it is changed */
-    pthread_mutex_t root_change; /* writers of the root's file */
+    pthread_mutex_t root_change;            /* writers of the root's file */
     struct kq_listener *listeners;
     struct kq_emitting {
         atomic_uint threads; /* that tell the listeners something; each has its line */

@@ -220,7 +220,7 @@ static int start_receiver(struct kq_receivers *all)
     me->all = all;
     TAILQ_INSERT_TAIL(&all->list, me, entry);
     all->threads++;
-    sigfillset(&every); /* signals are the main thread's */
+    sigfillset(&every);        /* signals are the main thread's */
     sigdelset(&every, SIGSYS); /* of a system call that is refused: broker/seccomp.c */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);

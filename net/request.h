@@ -87,7 +87,7 @@ struct kq_request {
     _Atomic int64_t busy_ns; /* threads that it has kept busy; where a quota asks for it */
     int stage;
     bool cancelled;
-    bool is_token; /* of SASL, without a header, and so is what is answered */
+    bool is_token;          /* of SASL, without a header, and so is what is answered */
     const uint8_t *body_at; /* in `bytes` */
     void *memory;           /* of `bytes`, where they are not in one piece with the request */
 };
