@@ -74,7 +74,7 @@ static const struct kq_setting settings[] = {
     {"broker", "data", 0, KQ_SETTING_PATH, AT(data), 0, 0, 0, NULL, "DIR", "where the log lives",
      true},
     {"broker", "user", 0, KQ_SETTING_WORD, AT(user), 0, 0, 0, NULL, "USER",
-     "started as root, become this user and keep only a small helper as root", true},
+     "as root: serve as this user, a helper keeps root", true},
     {"broker", "helper", 0, KQ_SETTING_PATH, AT(helper), 0, 0, 0, NULL, "SOCKET",
      "the unix socket of a helper that runs already", false},
     {"broker", "confine", 0, KQ_SETTING_WORD, AT(confine), 0, 0, 0, NULL, "yes|no|require",
