@@ -366,8 +366,8 @@ static void a_malformed_set_of_keys_is_refused(void **state)
         "{\"keys\":[{}]}",
         "{\"keys\":[{\"kty\":\"RSA\"}]}",
         "{\"keys\":[{\"kty\":\"RSA\",\"n\":\"AQAB\",\"e\":\"AQAB\"}]}",
-        "{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AA\","
-        "\"y\":\"AA\"}]}",
+        ("{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AA\","
+         "\"y\":\"AA\"}]}"),
         "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"AA\"}]}"};
     struct kq_jwks *jwks;
     const char *reason;
