@@ -374,7 +374,7 @@ int kq_rules_apply(const struct kq_rules *rules, const char *principal, char **r
     }
     if (r < 0)
         return r == -ENOENT ? -EACCES : r;
-    if (!name[0] || (rules->realm && strpbrk(name, "/@")))
+    if (!name || !name[0] || (rules->realm && strpbrk(name, "/@")))
         return -EACCES;
     *ret = name;
     name = NULL;

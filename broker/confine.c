@@ -49,7 +49,7 @@ int kq_confine_capabilities(uint64_t keep)
 /* 0, or -ENOTSUP where WHAT is required. Only what the kernel lacks may be done without. */
 static int go_on_without(const char *what, int error, bool require)
 {
-    bool lacking = error == -ENOTSUP || error == -ENOSYS || error == -EOPNOTSUPP;
+    bool lacking = error == -ENOTSUP || error == -ENOSYS;
     if (!require && lacking) {
         kq_diag(LOG_WARNING, "not confined by %s, which this kernel, container or build has not",
                 what);

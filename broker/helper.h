@@ -57,8 +57,8 @@ struct kq_helper;
 /* Opens the mountpoint and remembers all the rest. 0; -errno (reported). */
 int kq_helper_new(const struct kq_helper_options *options, struct kq_helper **ret);
 
-/* Serves the broker at the other end of FD until it has gone, then unmounts what is mounted.
- * 0; -EPROTO: it broke the protocol (reported). */
+/* Serves the broker at the other end of FD, which it closes, until that has gone, then unmounts
+ * what is mounted. 0; -EPROTO: it broke the protocol (reported). */
 int kq_helper_serve(struct kq_helper *helper, int fd);
 void kq_helper_free(struct kq_helper *helper);
 

@@ -171,7 +171,8 @@ static int ask_twice(int fd, const char *name, struct password *ret)
     int r = ask(fd, "New password of", name, ret);
     if (r == 0)
         r = ask(fd, "Once more, the password of", name, &again);
-    if (r == 0 && (again.length != ret->length || memcmp(again.bytes, ret->bytes, ret->length)))
+    if (r == 0 &&
+        (again.length != ret->length || memcmp(again.bytes, ret->bytes, ret->length) != 0))
         r = usage_error("the two passwords differ", "");
     return r;
 }

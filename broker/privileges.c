@@ -207,18 +207,22 @@ static int serve(const struct kq_helper_options *options, void *context)
 {
     struct kq_helper *helper;
     struct sigaction stop = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
-    kq_autoclose int fd = accept_broker();
-    int r = fd < 0 ? fd : kq_helper_new(options, &helper);
-    if (r < 0)
+    int fd = accept_broker();
+    if (fd < 0)
+        return fd;
+    int r = kq_helper_new(options, &helper);
+    if (r < 0) {
+        close(fd);
         return r;
+    }
     close(HANDED_OVER);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGINT, &stop, NULL);
     r = kq_confine_helper(options->require);
-    if (r == 0) {
+    if (r == 0)
         r = kq_helper_serve(helper, fd);
-        fd = -1; /* it has closed it */
-    }
+    else
+        close(fd);
     kq_helper_free(helper);
     return r;
 }

@@ -49,14 +49,15 @@ static const struct kq_identity **named(const struct kq_acls_users *users, size_
 
 void kq_acls_users_free(struct kq_acls_users *users)
 {
-    struct known *known, *next;
+    struct known *known = users->by_uid, *next;
     size_t count;
     const struct kq_identity **all = named(users, &count);
     for (size_t i = 0; i < count; i++)
         kq_identity_unref(all[i]);
     kq_buf_release(&users->named);
-    HASH_ITER (hh, users->by_uid, known, next) {
-        HASH_DEL(users->by_uid, known);
+    HASH_CLEAR(hh, users->by_uid);
+    for (; known; known = next) {
+        next = known->hh.next;
         kq_identity_unref(known->identity);
         free(known);
     }

@@ -392,7 +392,7 @@ static int16_t check_form(struct creating *creating, const creation *wanted)
 static int16_t check_operation(struct creating *creating, const creation *wanted,
                                struct kq_aclmap_bits *ret)
 {
-    int type = wanted->resource_type;
+    int8_t type = wanted->resource_type;
     if (type != KQ_ACL_TOPIC && type != KQ_ACL_GROUP && type != KQ_ACL_CLUSTER)
         return refuse(creating, "There are ACLs of topics, groups and the cluster only.");
     if (kq_aclmap_bits(type, wanted->operation, ret) < 0)

@@ -26,8 +26,8 @@ struct work {
 
 static int compare(struct kq_str a, struct kq_str b)
 {
-    size_t shorter = (size_t)(a.length < b.length ? a.length : b.length);
-    int order = shorter ? memcmp(a.data, b.data, shorter) : 0;
+    int32_t shorter = a.length < b.length ? a.length : b.length;
+    int order = shorter > 0 ? memcmp(a.data, b.data, (size_t)shorter) : 0;
     return order ? order : (a.length > b.length) - (a.length < b.length);
 }
 
