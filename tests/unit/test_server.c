@@ -36,7 +36,7 @@ static void connections_over_the_limit_are_closed_at_once(void **state)
         kit_expect_closed(refused);
         close(refused);
     }
-    assert_int_equal(kit_tally(KQ_TALLY_LIMIT_TOTAL), 10);
+    kit_until(kit_tally(KQ_TALLY_LIMIT_TOTAL) == 10);
     assert_int_equal(kit_tally(KQ_TALLY_ACCEPTED), 5);
     close(held[0]);
     kit_until(kq_admit_count(kit->server->admit) == 4);
@@ -59,7 +59,7 @@ static void an_address_has_a_limit_of_its_own(void **state)
     int third = kit_connect_tcp(), by_path = kit_connect();
     kit_expect_closed(third);
     works(by_path); /* which has no address */
-    assert_int_equal(kit_tally(KQ_TALLY_LIMIT_IP), 1);
+    kit_until(kit_tally(KQ_TALLY_LIMIT_IP) == 1);
     close(first);
     kit_until(kq_admit_count(kit->server->admit) == 2);
     int fourth = kit_connect_tcp();
@@ -95,7 +95,7 @@ static void a_connection_without_traffic_is_closed(void **state)
     int idle = kit_connect(), waits = kit_connect();
     kit_ask(waits, "park", 3);
     kit_expect_closed(idle);
-    assert_int_equal(kit_tally(KQ_TALLY_IDLE), 1);
+    kit_until(kit_tally(KQ_TALLY_IDLE) == 1);
     int64_t until = kq_clock_mono_ns() + 100000000; /* who waits for an answer is not idle */
     kit_until(kq_clock_mono_ns() > until);
     struct kq_request *request;
@@ -138,7 +138,7 @@ static void a_request_has_to_be_whole_in_time(void **state)
             char byte;
             works(busy);
             ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
-            if (n == 0)
+            if (n == 0 || (n < 0 && errno == ECONNRESET)) /* with bytes of ours unread */
                 break;
             assert_true(n < 0 && errno == EAGAIN);
             if (i == 2)
@@ -146,7 +146,7 @@ static void a_request_has_to_be_whole_in_time(void **state)
             struct timespec moment = {.tv_nsec = 5000000};
             nanosleep(&moment, NULL);
         }
-        assert_int_equal(kit_tally(KQ_TALLY_SLOW), i + 1);
+        kit_until(kit_tally(KQ_TALLY_SLOW) == (uint64_t)i + 1);
         close(fd);
     }
     close(busy);
@@ -303,7 +303,7 @@ static void stopping_does_not_wait_for_who_does_not_read(void **state)
     kit_send(fd, frame.data, frame.length);
     kit_until(atomic_load(&kit_ran) == 1);
     kq_server_stop(kit->server);
-    assert_int_equal(kit_tally(KQ_TALLY_UNDRAINED), 1);
+    kit_until(kit_tally(KQ_TALLY_UNDRAINED) == 1);
     close(fd);
 }
 
