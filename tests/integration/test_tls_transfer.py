@@ -122,8 +122,10 @@ def test_a_client_that_wants_a_new_key_gets_one_or_comes_again():
         until(lambda: metric("kqfs_tls_ended_for_key_total") == ended + 1, "the end")
         equal(session.wait(20), 0)
     else:
-        while b"KEYUPDATE" not in session.stdout.readline():  # a K is one only where it comes alone
-            pass
+        said = b""
+        while b"KEYUPDATE" not in said:  # a K is one only where it comes alone
+            said = session.stdout.readline()
+            check(said, "openssl has ended")
         session.stdin.write(bytes.fromhex("0000000a0012000000000007ffff"))
         session.stdin.flush()
         until(lambda: metric("kqfs_requests_total{request=\"ApiVersions\"}") > 0, "an answer")
