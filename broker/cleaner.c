@@ -117,6 +117,7 @@ void kq_cleaner_ask(struct kq_partition *partition, bool retry)
     struct kq_cleaner *cleaner = cleaner_of(partition);
     struct kq_cleaning_slot *slot = &partition->cleaning;
     struct kq_topic_config config;
+    bool cleans = partition->topic->broker->options.cleaner.threads > 0;
     kq_topic_config(partition->topic, &config);
     if (!config.compact && !retry)
         return;
@@ -125,7 +126,7 @@ void kq_cleaner_ask(struct kq_partition *partition, bool retry)
         slot->uncleanable = false;
         kq_metric_add(&uncleanable, -1);
     }
-    if (config.compact && !slot->gone && !slot->uncleanable && cleaner->thread_count > 0)
+    if (config.compact && !slot->gone && !slot->uncleanable && cleans && !cleaner->stopping)
         list(cleaner, partition);
     pthread_mutex_unlock(&cleaner->lock);
 }
