@@ -98,7 +98,8 @@ static void replace_in_list(struct kq_log *log, struct kq_segment *const *segmen
     }
 }
 
-/* With counting held: the cursor goes on from what is recorded. */
+/* With counting and lock held, for it may be the writer's: the cursor goes on from what is
+ * recorded. */
 static void leave_segments(struct kq_log *log, struct kq_segment *const *segments, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -117,8 +118,8 @@ int kq_log_replace_segments(struct kq_log *log, int dirfd, struct kq_segment *co
     pthread_mutex_lock(&log->names);
     int r = are_listed(log, segments, count) ? replace_files(log, dirfd, segments, count) : -ESTALE;
     if (r == 0) {
-        leave_segments(log, segments, count);
         pthread_mutex_lock(&log->lock);
+        leave_segments(log, segments, count);
         pthread_mutex_lock(&log->map);
         replace_in_list(log, segments, count, fresh, ret_text_changed);
         pthread_mutex_unlock(&log->map);
