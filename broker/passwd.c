@@ -109,12 +109,12 @@ static void print_help(void)
     fputs("Usage: kqfs passwd [options] NAME\n"
           "Sets the password with which clients of sasl_plaintext:// and sasl_ssl:// say that\n"
           "they are User:NAME. It is read from the terminal, or, where there is none, as the\n"
-          "first line of the standard input. The broker may run or not.\n\n"
+          "first line of the standard input. No broker may run on the data: one that does\n"
+          "takes passwords from kafka-configs.\n\n"
           "  --delete         NAME cannot log in with a password any more\n"
           "  --data DIR       where the log lives, as for kqfs\n"
           "  --config FILE    as for kqfs\n"
-          "  -h, --help       this text\n\n"
-          "The manual: kqfs(1).\n",
+          "  -h, --help       this text\n",
           stdout);
 }
 
