@@ -160,11 +160,6 @@ void kq_principals_free(struct kq_principals *principals)
     free(principals);
 }
 
-int64_t kq_principals_refresh_ms(const struct kq_principals *principals)
-{
-    return principals->refresh_ms;
-}
-
 /* --- Who is NAME? --- */
 
 /* FNV-1a, begun at a secret and mixed at the end (the last step of MurmurHash3). */

@@ -41,9 +41,6 @@ void kq_principals_free(struct kq_principals *principals); /* NULL is fine */
 int kq_principals_identity(struct kq_principals *principals, const char *name,
                            const struct kq_identity **ret);
 
-/* How long what was looked up of a user holds. */
-int64_t kq_principals_refresh_ms(const struct kq_principals *principals);
-
 /* NAME of the subject of a certificate (RFC 2253, as X509_NAME_print_ex writes it with
  * XN_FLAG_RFC2253). *RET is the caller's, free(3). Any thread. 0; -EACCES: no rule applies, or to
  * nothing that could be a name; -ENOMEM. */
