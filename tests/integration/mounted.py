@@ -96,7 +96,7 @@ def refused(wanted, function, *arguments, what=None, **named):
                      f"wanted {' or '.join(map(name_of, wanted))}")
 
 
-def until(condition, what, timeout=20.0, every=0.02):
+def until(condition, what, timeout=60.0, every=0.02):
     """Waits for CONDITION to become true; returns its value."""
     end = time.monotonic() + timeout
     while True:
@@ -187,7 +187,7 @@ class Follower:
         while part := os.read(pipe.fileno(), 1 << 16):
             into += part
 
-    def until(self, wanted, what="output", timeout=20.0):
+    def until(self, wanted, what="output", timeout=60.0):
         """Until the output is WANTED (bytes), or it holds for WANTED(output)."""
         test = wanted if callable(wanted) else lambda output: len(output) >= len(wanted)
         try:
@@ -197,7 +197,7 @@ class Follower:
         if not callable(wanted):
             equal(bytes(self.output), wanted, what, self.process.args, bytes(self.errors).decode())
 
-    def ended(self, timeout=20.0):
+    def ended(self, timeout=60.0):
         """Waits for its end by itself; returns the exit status."""
         status = self.process.wait(timeout)
         for thread in self.threads:

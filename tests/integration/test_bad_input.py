@@ -252,7 +252,7 @@ def test_the_background_is_entered_only_when_the_mount_works():
         except Failed as failure:
             check("in use by another broker" in str(failure), failure)
 
-    until(started, "the first to have stopped", timeout=10)
+    until(started, "the first to have stopped")
     equal(read(again.path("t/p0")), b"x\n", "after fusermount3 -u and a new start")
     again.stop()
 

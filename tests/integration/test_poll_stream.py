@@ -116,7 +116,7 @@ def test_killed_and_interrupted_readers_lose_nothing_for_others():
                 victim.until(lines(i))
                 victim.stop(rng_signal(i))
             append(f"{topic}/p0", lines(1, i))
-            survivor.until(lines(i + 1), timeout=5)
+            survivor.until(lines(i + 1))
 
 
 def rng_signal(i):

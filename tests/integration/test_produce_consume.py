@@ -562,7 +562,7 @@ def test_stream_blocks_at_the_end_and_hands_over_what_lands():
               b"3.stream" in sh(f"ls -l /proc/{latest.process.pid}/fd"), "cat to open it")
         for i in range(50):
             append(f"{topic}/p0", lines(1, 3 + i))
-            whole.until(lines(4 + i), "stream", timeout=5)
+            whole.until(lines(4 + i), "stream")
         latest.until(lines(50, 3))
         one.until(lines(52, 1))
         json_stream.until(lambda output: output.count(b"\n") == 53)

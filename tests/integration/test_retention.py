@@ -240,7 +240,7 @@ def test_tail_f_and_tail_F_through_rolls_and_retention():
             for what, follower in followers.items():
                 # In step: a follower that retention overtakes would rightly lose lines.
                 follower.until(lambda out, n=i + 100: out.count(b"\n") >= n, f"{what}, line {i + 100}")
-        check(start_of(topic) > 1000, "retention went on:", start_of(topic))
+        until(lambda: start_of(topic) > 1000, "retention to go on")
         for what, follower in followers.items():
             equal(numbers_of(bytes(follower.output)), list(range(4000)), what, bytes(follower.errors))
             check(b"truncated" not in follower.errors, what, bytes(follower.errors))
@@ -271,7 +271,7 @@ def test_streams_through_rolls_and_retention():
             fill(topic, 50, i, 10)
             stream.until(lambda out, n=i + 50: out.count(b"\n") >= n, f"line {i + 50}")
         equal(bytes(stream.output), lines(4000))
-    check(start_of(topic) > 2000)
+    until(lambda: start_of(topic) > 2000, "retention to catch up")
 
 
 # --- Shippers on p0.log: nothing lost, nothing repeated, through restarts and retention ---
