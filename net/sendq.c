@@ -6,7 +6,7 @@
 #include "net/resident.h"
 
 #define PARTS_AT_ONCE 64
-#define PIECE ((size_t)1024 * 1024) /* of a file, for one sendfile */
+#define PIECE ((size_t)1024 * 1024) /* of a file, looked up in the page cache at once */
 #define AHEAD (4 * PIECE)
 #define COLD_PASSES_MAX 3
 
@@ -119,8 +119,8 @@ static bool is_warm(struct kq_sendq *queue, const struct kq_chunk *chunk, size_t
     return true;
 }
 
-/* > 0: bytes sent; 0: they are not cached; -EAGAIN; -errno. */
-static ssize_t send_file(struct kq_sendq *queue, struct kq_transport *transport,
+/* > 0: bytes sent, BUDGET at most; 0: they are not cached; -EAGAIN; -errno. */
+static ssize_t send_file(struct kq_sendq *queue, struct kq_transport *transport, size_t budget,
                          struct kq_cold *ret_cold)
 {
     struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
@@ -131,7 +131,8 @@ static ssize_t send_file(struct kq_sendq *queue, struct kq_transport *transport,
                                      ahead < AHEAD ? ahead : AHEAD};
         return 0;
     }
-    ssize_t n = kq_transport_sendfile(transport, chunk->extent.fd, chunk->position, length);
+    ssize_t n = kq_transport_sendfile(transport, chunk->extent.fd, chunk->position,
+                                      length < budget ? length : budget);
     if (n == 0)
         return -EIO;
     if (n == -EAGAIN)
@@ -154,8 +155,8 @@ int kq_sendq_write(struct kq_sendq *queue, struct kq_transport *transport, size_
             return KQ_SENDQ_EMPTY;
         if (done >= budget)
             return KQ_SENDQ_MORE;
-        ssize_t n =
-            chunk->bytes ? write_memory(queue, transport) : send_file(queue, transport, ret_cold);
+        ssize_t n = chunk->bytes ? write_memory(queue, transport)
+                                 : send_file(queue, transport, budget - done, ret_cold);
         if (n == 0)
             return KQ_SENDQ_COLD;
         if (n == -EAGAIN)
