@@ -148,7 +148,8 @@ static int sync_group(struct client *client, const struct kq_group_answer *answe
         require(got.length == (int32_t)strlen(wanted) &&
                 memcmp(got.data, wanted, strlen(wanted)) == 0);
     }
-    if (r != KQ_GROUP_UNKNOWN_MEMBER)
+    /* One who hears of a rebalance may have slept through most of the time to join again. */
+    if (r == 0)
         client->heard_ms = asked_ms;
     kit_forget(&syncing);
     return r;
