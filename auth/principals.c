@@ -35,7 +35,8 @@ struct shelf {
 
 struct kq_principals {
     struct kq_rules *subjects, *kerberos;
-    struct kq_principal_entry *users; /* by name */
+    struct kq_principal_entry *users;  /* by name */
+    struct kq_principal_entry *by_uid; /* the same, by uid; names are those of USERS */
     size_t user_count;
     int64_t refresh_ms;
     uint64_t seed;
@@ -53,12 +54,25 @@ static int compare_users(const void *a, const void *b)
     return strcmp(left->name, right->name);
 }
 
+static int compare_uids(const void *a, const void *b)
+{
+    const struct kq_principal_entry *left = a, *right = b;
+    return (left->uid > right->uid) - (left->uid < right->uid);
+}
+
+static int compare_both(const void *a, const void *b)
+{
+    int order = compare_uids(a, b);
+    return order ? order : compare_users(a, b);
+}
+
 static int copy_users(struct kq_principals *principals, const struct kq_principals_options *options)
 {
     if (options->user_count == 0)
         return 0;
     principals->users = kq_zalloc(options->user_count * sizeof(*principals->users));
-    if (!principals->users)
+    principals->by_uid = kq_zalloc(options->user_count * sizeof(*principals->by_uid));
+    if (!principals->users || !principals->by_uid)
         return -ENOMEM;
     for (size_t i = 0; i < options->user_count; i++) {
         char *name = kq_strdup(options->users[i].name);
@@ -67,18 +81,45 @@ static int copy_users(struct kq_principals *principals, const struct kq_principa
         principals->users[principals->user_count++] =
             (struct kq_principal_entry){name, options->users[i].uid};
     }
+    size_t bytes = principals->user_count * sizeof(*principals->users);
+    memcpy(principals->by_uid, principals->users, bytes);
     qsort(principals->users, principals->user_count, sizeof(*principals->users), compare_users);
+    qsort(principals->by_uid, principals->user_count, sizeof(*principals->by_uid), compare_both);
     return 0;
+}
+
+static const struct kq_principal_entry *entry_of(const struct kq_principals *principals,
+                                                 const char *name)
+{
+    struct kq_principal_entry wanted = {.name = name};
+    return principals->user_count ? bsearch(&wanted, principals->users, principals->user_count,
+                                            sizeof(wanted), compare_users)
+                                  : NULL;
 }
 
 static uid_t uid_of(const struct kq_principals *principals, const char *name)
 {
-    struct kq_principal_entry wanted = {.name = name};
-    const struct kq_principal_entry *found =
-        principals->user_count ? bsearch(&wanted, principals->users, principals->user_count,
-                                         sizeof(wanted), compare_users)
-                               : NULL;
+    const struct kq_principal_entry *found = entry_of(principals, name);
     return found ? found->uid : KQ_UID_UNKNOWN;
+}
+
+bool kq_principals_has(const struct kq_principals *principals, const char *name)
+{
+    return entry_of(principals, name);
+}
+
+const char *kq_principals_name_of(const struct kq_principals *principals, uid_t uid)
+{
+    size_t first = 0, behind = principals->user_count;
+    while (first < behind) {
+        size_t middle = first + (behind - first) / 2;
+        if (principals->by_uid[middle].uid < uid)
+            first = middle + 1;
+        else
+            behind = middle;
+    }
+    bool found = first < principals->user_count && principals->by_uid[first].uid == uid;
+    return found ? principals->by_uid[first].name : NULL;
 }
 
 /* --- All of them --- */
@@ -155,6 +196,7 @@ void kq_principals_free(struct kq_principals *principals)
     for (size_t i = 0; i < principals->user_count; i++)
         free((char *)principals->users[i].name);
     free(principals->users);
+    free(principals->by_uid);
     kq_rules_free(principals->subjects);
     kq_rules_free(principals->kerberos);
     free(principals);

@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,13 @@ void kq_principals_free(struct kq_principals *principals); /* NULL is fine */
  * thread. The reference is the caller's. -ENOMEM, -errno. */
 int kq_principals_identity(struct kq_principals *principals, const char *name,
                            const struct kq_identity **ret);
+
+/* The name in [users] of UID; of several, the first in order. NULL: none. Valid as long as
+ * PRINCIPALS. Any thread. */
+const char *kq_principals_name_of(const struct kq_principals *principals, uid_t uid);
+
+/* Has NAME an entry in [users]? Any thread. */
+bool kq_principals_has(const struct kq_principals *principals, const char *name);
 
 /* NAME of the subject of a certificate (RFC 2253, as X509_NAME_print_ex writes it with
  * XN_FLAG_RFC2253). *RET is the caller's, free(3). Any thread. 0; -EACCES: no rule applies, or to

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "auth/principals.h"
 #include "broker/base/mem.h"
 #include "net/admin.h"
 #include "net/errmap.h"
@@ -105,6 +106,22 @@ static struct kq_aclmap_who who_is(const struct kq_identity *identity)
         .user = {identity->uid, identity->gid, identity->groups, identity->group_count}};
 }
 
+/* As whom lists show the user of IDENTITY: by a name that it has to prove, never by one that
+ * [users] gives to another. */
+static char *name_holder(struct kq_request *request, const struct kq_identity *identity)
+{
+    const struct kq_principals *principals = request->server->options.principals;
+    const char *name = principals ? kq_principals_name_of(principals, identity->uid) : NULL;
+    kq_autofree char *text = NULL;
+    if (name)
+        text = kq_format(USER "%s", name);
+    else if (principals && kq_principals_has(principals, identity->principal + sizeof(USER) - 1))
+        text = kq_format(USER "#%lu", (unsigned long)identity->uid);
+    else
+        text = kq_strdup(identity->principal);
+    return text ? kq_arena_string(&request->arena, text, strlen(text)) : NULL;
+}
+
 /* What lists show of users without a name. */
 static bool is_number(const char *name, uid_t *ret)
 {
@@ -114,6 +131,14 @@ static bool is_number(const char *name, uid_t *ret)
     unsigned long number = strtoul(name + 1, &end, 10);
     *ret = (uid_t)number;
     return !*end && number < KQ_UID_UNKNOWN;
+}
+
+static int find_name(const struct kq_request *request, const char *name,
+                     const struct kq_identity **ret)
+{
+    struct kq_principals *principals = request->server->options.principals;
+    return principals ? kq_principals_identity(principals, name, ret)
+                      : kq_identity_of_name(name, KQ_UID_UNKNOWN, ret);
 }
 
 int kq_acls_user(struct kq_request *request, struct kq_acls_users *users, struct kq_str principal,
@@ -132,7 +157,7 @@ int kq_acls_user(struct kq_request *request, struct kq_acls_users *users, struct
     if (is_number(text + sizeof(USER) - 1, &uid)) {
         r = find_uid(users, uid, &identity);
     } else {
-        r = kq_identity_of_name(text + sizeof(USER) - 1, KQ_UID_UNKNOWN, &identity);
+        r = find_name(request, text + sizeof(USER) - 1, &identity);
         if (r == 0)
             r = kq_buf_append(&users->named, (const void *)&identity, sizeof(identity));
     }
@@ -277,8 +302,7 @@ static int add_holder(struct kq_request *request, struct kq_acls_users *users, u
     int r = uid == KQ_UID_UNKNOWN ? 0 : find_uid(users, uid, &identity);
     if (r < 0 || uid == KQ_UID_UNKNOWN)
         return r;
-    size_t length = strlen(identity->principal);
-    char *principal = kq_arena_string(&request->arena, identity->principal, length);
+    char *principal = name_holder(request, identity);
     if (!principal)
         return -ENOMEM;
     holders->at[holders->count++] = (struct kq_acls_holder){

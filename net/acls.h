@@ -32,14 +32,15 @@ void kq_acls_release(struct kq_acls_resource *resource);
 /* One who has something. */
 struct kq_acls_holder {
     struct kq_aclmap_who who; /* its groups are borrowed from the users */
-    struct kq_str principal;  /* "User:*", "User:app1", "User:#1234" */
-    unsigned operations;      /* 1 << enum kq_acl_operation; in normal form */
-    unsigned removed;         /* for kq_acls_revoke: those of OPERATIONS that are to go */
+    struct kq_str
+        principal;       /* "User:*", "User:app1" (of [users], else of the host), "User:#1234" */
+    unsigned operations; /* 1 << enum kq_acl_operation; in normal form */
+    unsigned removed;    /* for kq_acls_revoke: those of OPERATIONS that are to go */
     struct kq_aclmap_bits bits;
 };
 
-/* The user of PRINCIPAL, "User:…". 0; -ENOENT: this host has none; -EINVAL: no principal of a user;
- * -ENOMEM, -errno. */
+/* The user of PRINCIPAL, "User:…", as one who proves that name is (auth/principals.h), or of
+ * "User:#UID". 0; -ENOENT: none; -EINVAL: no principal of a user; -ENOMEM, -errno. */
 int kq_acls_user(struct kq_request *request, struct kq_acls_users *users, struct kq_str principal,
                  struct kq_aclmap_who *ret);
 

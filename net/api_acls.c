@@ -97,6 +97,7 @@ static bool is_absent(int16_t error)
 struct filter {
     int type, pattern, operation, permission;
     struct kq_str name, principal, host; /* null: any */
+    uid_t uid;                           /* of PRINCIPAL; KQ_UID_UNKNOWN: no user's */
 };
 
 static int16_t check_filter(struct kq_request *request, const struct filter *filter,
@@ -119,9 +120,34 @@ static bool can_match(const struct filter *filter)
            (filter->host.length < 0 || kq_str_is(filter->host, KQ_STR(ANY_HOST)));
 }
 
-static unsigned matching(const struct filter *filter, const struct kq_acls_holder *holder)
+/* Whose principal is asked for, whichever of its names that is. 0; -ENOMEM, -errno. */
+static int find_user(struct kq_request *request, struct kq_acls_users *users, struct filter *filter)
 {
-    if (filter->principal.length >= 0 && !kq_str_is(filter->principal, holder->principal))
+    struct kq_aclmap_who who;
+    filter->uid = KQ_UID_UNKNOWN;
+    if (filter->principal.length < 0)
+        return 0;
+    int r = kq_acls_user(request, users, filter->principal, &who);
+    if (r == 0 && !who.everybody)
+        filter->uid = who.user.uid;
+    return r == -ENOENT || r == -EINVAL ? 0 : r;
+}
+
+/* It is shown by the name that was asked for. */
+static bool is_asked_for(const struct filter *filter, struct kq_acls_holder *holder)
+{
+    if (filter->principal.length < 0 || kq_str_is(filter->principal, holder->principal))
+        return true;
+    if (filter->uid == KQ_UID_UNKNOWN || holder->who.everybody ||
+        holder->who.user.uid != filter->uid)
+        return false;
+    holder->principal = filter->principal;
+    return true;
+}
+
+static unsigned matching(const struct filter *filter, struct kq_acls_holder *holder)
+{
+    if (!is_asked_for(filter, holder))
         return 0;
     return filter->operation == KQ_ACL_OP_ANY ? holder->operations
                                               : holder->operations & 1U << filter->operation;
@@ -329,13 +355,13 @@ enum kq_handled kq_api_describe_acls(struct kq_request *request)
 {
     const struct kq_describe_acls_request *body = request->body;
     struct kq_describe_acls_response *response = request->response;
-    const struct filter filter = {.type = body->resource_type_filter,
-                                  .pattern = body->pattern_type_filter,
-                                  .operation = body->operation,
-                                  .permission = body->permission_type,
-                                  .name = body->resource_name_filter,
-                                  .principal = body->principal_filter,
-                                  .host = body->host_filter};
+    struct filter filter = {.type = body->resource_type_filter,
+                            .pattern = body->pattern_type_filter,
+                            .operation = body->operation,
+                            .permission = body->permission_type,
+                            .name = body->resource_name_filter,
+                            .principal = body->principal_filter,
+                            .host = body->host_filter};
     struct walk walk = {.request = request, .filter = &filter, .visit = describe, .to = response};
     response->error_message = KQ_STR_NULL;
     response->error_code = check_filter(request, &filter, &response->error_message);
@@ -343,7 +369,9 @@ enum kq_handled kq_api_describe_acls(struct kq_request *request)
         return KQ_HANDLED_NOW;
     if (begin(request, &walk.users) < 0)
         return KQ_HANDLED_CLOSE;
-    int r = walk_over(&walk);
+    int r = find_user(request, walk.users, &filter);
+    if (r == 0)
+        r = walk_over(&walk);
     kq_acls_users_free(walk.users);
     if (r == -ENOMEM)
         return KQ_HANDLED_CLOSE;
@@ -408,7 +436,8 @@ static int16_t check_principal(struct creating *creating, const creation *wanted
     if (r == -EINVAL)
         return refuse(creating, "The principal must be User:NAME or User:*.");
     if (r == -ENOENT)
-        return refuse(creating, "This host has no user of the principal's name.");
+        return refuse(creating, "This host has no user of the principal's name, or it is uid 0, "
+                                "which a name is by an entry in [users] only.");
     return r < 0 ? kq_error_from(r) : KQ_ERROR_NONE;
 }
 
@@ -526,20 +555,22 @@ static int delete (struct walk *walk, const struct kq_acls_resource *resource,
 static int delete_matching(struct kq_request *request, struct kq_acls_users *users,
                            const struct kq_delete_acls_request_filter *asked, deleted *result)
 {
-    const struct filter filter = {.type = asked->resource_type_filter,
-                                  .pattern = asked->pattern_type_filter,
-                                  .operation = asked->operation,
-                                  .permission = asked->permission_type,
-                                  .name = asked->resource_name_filter,
-                                  .principal = asked->principal_filter,
-                                  .host = asked->host_filter};
+    struct filter filter = {.type = asked->resource_type_filter,
+                            .pattern = asked->pattern_type_filter,
+                            .operation = asked->operation,
+                            .permission = asked->permission_type,
+                            .name = asked->resource_name_filter,
+                            .principal = asked->principal_filter,
+                            .host = asked->host_filter};
     struct walk walk = {
         .request = request, .users = users, .filter = &filter, .visit = delete, .to = result};
     result->error_message = KQ_STR_NULL;
     result->error_code = check_filter(request, &filter, &result->error_message);
     if (result->error_code)
         return 0;
-    int r = walk_over(&walk);
+    int r = find_user(request, users, &filter);
+    if (r == 0)
+        r = walk_over(&walk);
     result->error_code = error_of(r);
     return r;
 }

@@ -359,6 +359,27 @@ def test_a_refusal_is_a_line_of_the_audit_log():
         rf'uid={UID} peer=127.0.0.1 client="a\?\?b\?"$', broker.log(), re.M), "a line in the log")
 
 
+def test_names_of_the_configuration_are_the_users_that_it_says():
+    users = f"[users]\napp1 = 45001\nzapp = 45001\n{APP} = 45002\nboss = 0\n"
+    with Server("named", ["-o", "allow_other"], config=users) as other, other.client() as client:
+        path = other.topic("t")
+        sh(f"chmod 0600 {path}/p0; chmod 0700 {path}")
+        allow(client, binding("READ", "t", "app1"), binding("WRITE", "t", APP))
+        check({"user:45001:r--", "user:45002:-w-"} <= facl(f"{path}/p0"), facl(f"{path}/p0"))
+        owner = {"READ", "WRITE", "DESCRIBE_CONFIGS", "ALTER"}
+        equal(described(client, name="t", kind=TOPIC),
+              {("t", "boss"): owner, ("t", "app1"): {"READ"}, ("t", APP): {"WRITE"}})
+        equal(of(client, "t", "zapp"), {"READ"}, "by its other name")
+        sh(f"setfacl -m u:{UID}:r {path}/p0; setfacl -m u:{UID}:x {path}")
+        equal(of(client, "t"), {"WRITE"}, "the name is another's")
+        equal(of(client, "t", f"#{UID}"), {"READ"})
+        equal(delete(client, name="t", user="zapp"), {("t", "zapp", "READ", "NONE")})
+        equal(of(client, "t", "app1"), set())
+        allow(client, binding("READ", "t", "boss"))
+        (answer,) = create(client, binding("READ", "t", "root"))
+        check(answer[0] == "INVALID_REQUEST" and "uid 0" in answer[1], answer)
+
+
 def test_grants_survive_a_restart():
     path = private_topic("restart", 1)
     with broker.client() as client:

@@ -154,6 +154,19 @@ static void nobody_is_uid_0_without_an_entry(void **state)
     kq_principals_free(principals);
 }
 
+static void an_entry_is_found_by_its_uid_and_its_name(void **state)
+{
+    struct kq_principals *principals = make(100);
+    assert_string_equal(kq_principals_name_of(principals, 5000), "app1");
+    assert_string_equal(kq_principals_name_of(principals, 0), "boss"); /* and root */
+    assert_string_equal(kq_principals_name_of(principals, 78), "77");
+    assert_null(kq_principals_name_of(principals, 1));
+    assert_null(kq_principals_name_of(principals, KQ_UID_UNKNOWN));
+    assert_true(kq_principals_has(principals, "root"));
+    assert_false(kq_principals_has(principals, "alice"));
+    kq_principals_free(principals);
+}
+
 static void a_number_is_not_the_user_of_that_number(void **state)
 {
     struct kq_principals *principals = make(100);
@@ -306,6 +319,7 @@ int main(void)
         cmocka_unit_test(a_user_of_the_host_has_its_uid_and_groups),
         cmocka_unit_test(an_unknown_name_is_nobody),
         cmocka_unit_test(nobody_is_uid_0_without_an_entry),
+        cmocka_unit_test(an_entry_is_found_by_its_uid_and_its_name),
         cmocka_unit_test(a_number_is_not_the_user_of_that_number),
         cmocka_unit_test(an_entry_gives_the_rights_of_its_uid_under_its_own_name),
         cmocka_unit_test(what_was_looked_up_holds_for_a_while),
