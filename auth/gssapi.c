@@ -1,12 +1,10 @@
 #include "auth/gssapi.h"
 
-#include <gssapi/gssapi_ext.h>
 #include <gssapi/gssapi_krb5.h>
 #include <krb5.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "broker/base/diag.h"
+#include "auth/keytab.h"
 #include "broker/base/mem.h"
 
 #define TOKEN_BYTES_MAX 65536
@@ -16,7 +14,7 @@
 #define MALFORMED "Authentication failed: Invalid SASL/GSSAPI message"
 
 struct kq_gssapi {
-    gss_cred_id_t credential;
+    struct kq_keytab *keytab;
     struct kq_principals *principals;
 };
 
@@ -28,68 +26,14 @@ struct kq_sasl_exchange {
         OFFERED,  /* the security layers, of which there is none */
         ENDED,
     } state;
+    struct kq_keytab_keys *keys; /* from the first token on */
     gss_ctx_id_t context;
     char principal[PRINCIPAL_BYTES_MAX + 1];
     char *name;
     char reason[256];
 };
 
-/* --- What went wrong --- */
-
-/* The first line of what STATUS means, behind what TEXT has. */
-static void add_status(char *text, size_t size, OM_uint32 status, int type)
-{
-    OM_uint32 minor, more = 0;
-    gss_buffer_desc message = GSS_C_EMPTY_BUFFER;
-    size_t length = strlen(text);
-    if (GSS_ERROR(gss_display_status(&minor, status, type, gss_mech_krb5, &more, &message)))
-        return;
-    snprintf(text + length, size - length, "%s%.*s", length ? ": " : "", (int)message.length,
-             (const char *)message.value);
-    gss_release_buffer(&minor, &message);
-}
-
-static void describe(OM_uint32 major, OM_uint32 minor, char *text, size_t size)
-{
-    text[0] = '\0';
-    add_status(text, size, major, GSS_C_GSS_CODE);
-    if (minor)
-        add_status(text, size, minor, GSS_C_MECH_CODE);
-}
-
 /* --- The service --- */
-
-static OM_uint32 import(const char *principal, gss_name_t *ret, OM_uint32 *ret_minor)
-{
-    gss_buffer_desc text = {strlen(principal), (void *)principal};
-    if (!principal[0])
-        return GSS_S_COMPLETE;
-    return gss_import_name(ret_minor, &text, GSS_KRB5_NT_PRINCIPAL_NAME, ret);
-}
-
-static int acquire(const struct kq_gssapi_options *options, gss_cred_id_t *ret)
-{
-    OM_uint32 minor = 0, ignored;
-    gss_name_t name = GSS_C_NO_NAME;
-    kq_autofree char *keytab = kq_format("FILE:%s", options->keytab);
-    gss_key_value_element_desc element = {"keytab", keytab};
-    gss_key_value_set_desc store = {1, &element};
-    gss_OID_set_desc kerberos = {1, gss_mech_krb5};
-    char reason[256];
-    if (!keytab)
-        return -ENOMEM;
-    OM_uint32 major = import(options->principal, &name, &minor);
-    if (!GSS_ERROR(major))
-        major = gss_acquire_cred_from(&minor, name, GSS_C_INDEFINITE, &kerberos, GSS_C_ACCEPT,
-                                      &store, ret, NULL, NULL);
-    gss_release_name(&ignored, &name);
-    if (!GSS_ERROR(major))
-        return 0;
-    describe(major, minor, reason, sizeof(reason));
-    kq_diag(LOG_ERR, "sasl.kerberos.keytab: %s: no key for %s: %s", options->keytab,
-            options->principal[0] ? options->principal : "anybody", reason);
-    return -EINVAL;
-}
 
 int kq_gssapi_new(const struct kq_gssapi_options *options, struct kq_principals *principals,
                   struct kq_gssapi **ret)
@@ -98,7 +42,7 @@ int kq_gssapi_new(const struct kq_gssapi_options *options, struct kq_principals 
     if (!gssapi)
         return -ENOMEM;
     gssapi->principals = principals;
-    int r = acquire(options, &gssapi->credential);
+    int r = kq_keytab_new(options->keytab, options->principal, &gssapi->keytab);
     if (r < 0) {
         kq_gssapi_free(gssapi);
         return r;
@@ -109,10 +53,9 @@ int kq_gssapi_new(const struct kq_gssapi_options *options, struct kq_principals 
 
 void kq_gssapi_free(struct kq_gssapi *gssapi)
 {
-    OM_uint32 minor;
     if (!gssapi)
         return;
-    gss_release_cred(&minor, &gssapi->credential);
+    kq_keytab_free(gssapi->keytab);
     free(gssapi);
 }
 
@@ -148,7 +91,7 @@ static int fail(struct kq_sasl_exchange *exchange, struct kq_sasl_outcome *ret,
 static int fail_by(struct kq_sasl_exchange *exchange, struct kq_sasl_outcome *ret, OM_uint32 major,
                    OM_uint32 minor)
 {
-    describe(major, minor, exchange->reason, sizeof(exchange->reason));
+    kq_gssapi_describe(major, minor, exchange->reason, sizeof(exchange->reason));
     return fail(exchange, ret, REFUSED, exchange->reason);
 }
 
@@ -209,9 +152,11 @@ static int accept(struct kq_sasl_exchange *exchange, gss_buffer_desc *token,
     gss_buffer_desc answer = GSS_C_EMPTY_BUFFER;
     gss_name_t client = GSS_C_NO_NAME;
     gss_OID mechanism = GSS_C_NO_OID;
+    if (!exchange->keys)
+        exchange->keys = kq_keytab_keys(exchange->gssapi->keytab);
     OM_uint32 major = gss_accept_sec_context(
-        &minor, &exchange->context, exchange->gssapi->credential, token, GSS_C_NO_CHANNEL_BINDINGS,
-        &client, &mechanism, &answer, &flags, NULL, NULL);
+        &minor, &exchange->context, kq_keytab_credential(exchange->keys), token,
+        GSS_C_NO_CHANNEL_BINDINGS, &client, &mechanism, &answer, &flags, NULL, NULL);
     int r = 0;
     ret->result = KQ_SASL_MORE;
     if (GSS_ERROR(major))
@@ -304,6 +249,7 @@ static void end(struct kq_sasl_exchange *exchange)
     if (!exchange)
         return;
     gss_delete_sec_context(&minor, &exchange->context, GSS_C_NO_BUFFER);
+    kq_keytab_keys_unref(exchange->keys);
     free(exchange->name);
     free(exchange);
 }

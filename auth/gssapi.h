@@ -1,8 +1,9 @@
 /* GSSAPI (RFC 4752): Kerberos 5 by MIT's library, without a security layer, as Kafka's clients
  * expect: TLS protects what follows, or nothing does.
  *
- * The client's ticket is for our service principal, whose key the keytab has; the library reads
- * that at each exchange, so that a new one counts at once. Its replay cache syncs a file to disk.
+ * The client's ticket is for our service principal, whose key the keytab has; that is looked at
+ * when an exchange begins, so that a new key counts at once. The library's replay cache syncs a
+ * file to disk.
  */
 #pragma once
 

@@ -1,16 +1,14 @@
 #include "auth/oauthbearer.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "auth/jwt.h"
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
-#include "broker/base/io.h"
 #include "broker/base/mem.h"
+#include "broker/base/privileged.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define FRAME_BYTES_MAX 4096 /* of a message, besides its token */
@@ -23,24 +21,17 @@ struct kq_oauth {
     char *file, *issuer, *audience, *claim;
     pthread_mutex_t lock; /* of what follows; not held while the file is read */
     struct kq_jwks *jwks;
-    struct stat seen; /* the file as it was read last, whether of use or not */
-    int64_t look_ns;  /* when to look at it again */
+    struct kq_file_mark seen; /* the file as it was read last, whether of use or not */
+    int64_t look_ns;          /* when to look at it again */
 };
 
 /* --- The file of keys --- */
-
-static bool is_same(const struct stat *a, const struct stat *b)
-{
-    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->st_size == b->st_size &&
-           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-           a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
-}
 
 static int read_file(const char *path, struct kq_jwks **ret)
 {
     kq_autobuf struct kq_buf bytes = {0};
     const char *reason = "";
-    int r = kq_io_slurp(AT_FDCWD, path, KQ_JWKS_BYTES_MAX, &bytes);
+    int r = kq_privileged_slurp(path, KQ_JWKS_BYTES_MAX, &bytes, NULL);
     if (r < 0) {
         kq_diag(LOG_ERR, "sasl.oauthbearer.jwks.file: %s: %s", path,
                 r == -EFBIG ? "larger than 4 MiB" : strerror(-r));
@@ -55,7 +46,7 @@ static int read_file(const char *path, struct kq_jwks **ret)
 /* Is it to be read? Only one thread hears yes of each change. */
 static bool has_changed(struct kq_oauth *oauth)
 {
-    struct stat now = {0};
+    struct kq_file_mark now = {0};
     bool look = false, changed = false;
     int64_t now_ns = kq_clock_mono_ns();
     pthread_mutex_lock(&oauth->lock);
@@ -64,10 +55,10 @@ static bool has_changed(struct kq_oauth *oauth)
         look = true;
     }
     pthread_mutex_unlock(&oauth->lock);
-    if (!look || stat(oauth->file, &now) < 0)
+    if (!look || kq_privileged_look(oauth->file, &now) < 0)
         return false;
     pthread_mutex_lock(&oauth->lock);
-    if (!is_same(&now, &oauth->seen)) {
+    if (!kq_file_mark_same(&now, &oauth->seen)) {
         oauth->seen = now;
         changed = true;
     }
@@ -136,10 +127,10 @@ int kq_oauth_new(const struct kq_oauth_options *options, struct kq_oauth **ret)
         return -ENOMEM;
     pthread_mutex_init(&oauth->lock, NULL);
     int r = copy(options, oauth);
-    if (r == 0 && stat(oauth->file, &oauth->seen) < 0)
-        memset(&oauth->seen, 0, sizeof(oauth->seen)); /* read_file says why */
-    if (r == 0)
+    if (r == 0) {
+        kq_privileged_look(oauth->file, &oauth->seen); /* where it fails, read_file says why */
         r = read_file(oauth->file, &oauth->jwks);
+    }
     if (r < 0) {
         kq_oauth_free(oauth);
         return r;

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -84,6 +85,18 @@ static bool leads_astray(const struct kq_helper *helper, const char *path)
     return false;
 }
 
+/* Neither by PATH nor, links followed, by where FD is. */
+static bool is_out_of_reach(const struct kq_helper *helper, const char *path, int fd)
+{
+    char link[32], real[KQ_HELPER_NAME_BYTES];
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, real, sizeof(real));
+    if (n < 0 || (size_t)n >= sizeof(real))
+        return false;
+    real[n] = '\0';
+    return !leads_astray(helper, path) && !leads_astray(helper, real);
+}
+
 static int open_file(const struct kq_helper *helper, const char *path)
 {
     bool known = false;
@@ -100,7 +113,7 @@ static int open_file(const struct kq_helper *helper, const char *path)
     int r = fstat(fd, &about) < 0 ? -errno : 0;
     if (r == 0 && !S_ISREG(about.st_mode))
         r = -EINVAL;
-    else if (r == 0 && about.st_uid != helper->uid && leads_astray(helper, path)) {
+    else if (r == 0 && about.st_uid != helper->uid && !is_out_of_reach(helper, path, fd)) {
         kq_diag(LOG_ERR,
                 "%s: the broker's user may change a directory on the way: move the file "
                 "below directories of root, or give it to that user",

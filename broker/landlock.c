@@ -110,6 +110,22 @@ static int allow_parent(int ruleset, const struct ruleset *all, const char *path
     return allow(ruleset, all, parent, FS_REMOVE_FILE);
 }
 
+/* krb5.conf(5) and where the replay cache is: what libkrb5 reads at each exchange. */
+static int allow_kerberos(int ruleset, const struct ruleset *all)
+{
+    const char *cache = getenv("KRB5RCACHEDIR"), *settings = getenv("KRB5_CONFIG");
+    int r = allow(ruleset, all, cache ? cache : "/var/tmp",
+                  READ | FS_WRITE_FILE | FS_MAKE_REG | FS_REMOVE_FILE | FS_TRUNCATE);
+    kq_autofree char *paths = kq_strdup(settings ? settings : "");
+    if (!paths)
+        return -ENOMEM;
+    char *rest = NULL;
+    for (char *path = strtok_r(paths, ":", &rest); path && r == 0;
+         path = strtok_r(NULL, ":", &rest))
+        r = allow(ruleset, all, path, READ);
+    return r;
+}
+
 static int add_rules(int ruleset, const struct ruleset *all,
                      const struct kq_confine_options *options)
 {
@@ -118,11 +134,8 @@ static int add_rules(int ruleset, const struct ruleset *all,
         r = allow(ruleset, all, places[i].path, places[i].rights);
     for (size_t i = 0; r == 0 && i < options->socket_count; i++)
         r = allow_parent(ruleset, all, options->sockets[i]);
-    if (r == 0 && options->kerberos) {
-        const char *cache = getenv("KRB5RCACHEDIR");
-        r = allow(ruleset, all, cache ? cache : "/var/tmp",
-                  READ | FS_WRITE_FILE | FS_MAKE_REG | FS_REMOVE_FILE | FS_TRUNCATE);
-    }
+    if (r == 0 && options->kerberos)
+        r = allow_kerberos(ruleset, all);
     return r;
 }
 

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 #include "broker/base/diag.h"
@@ -10,6 +11,7 @@
 #include "broker/helper.h"
 #include "broker/options.h"
 #include "broker/paths.h"
+#include "broker/secretfiles.h"
 #include "broker/service.h"
 
 #define HANDED_OVER 3 /* SD_LISTEN_FDS_START */
@@ -40,56 +42,30 @@ static int exit_code(int r)
     return r == -EINVAL ? KQ_EXIT_USAGE : KQ_EXIT_FAILURE;
 }
 
-/* --- What the helper may open: every path that a setting of a section of secrets names --- */
-
-static bool names_a_file(const struct kq_setting *row)
-{
-    return row->type == KQ_SETTING_PATH && row->section && strcmp(row->section, "broker") != 0 &&
-           strcmp(row->section, "mount") != 0;
-}
-
-static size_t files_of(const struct kq_config *config, const char **ret, size_t room)
-{
-    const struct kq_setting *row;
-    size_t count = 0;
-    for (size_t i = 0; (row = kq_setting_row(i)) && count < room; i++) {
-        const char *path = names_a_file(row)
-                               ? *(char *const *)(const void *)((const char *)config + row->offset)
-                               : NULL;
-        if (path && path[0])
-            ret[count++] = path;
-    }
-    return count;
-}
-
-static size_t row_count(void)
-{
-    size_t count = 0;
-    while (kq_setting_row(count))
-        count++;
-    return count;
-}
+/* --- The helper --- */
 
 /* CALL gets the options of CONFIG's helper. Its return; -ENOMEM. */
 static int with_options(const struct kq_config *config,
                         int (*call)(const struct kq_helper_options *options, void *context),
                         void *context)
 {
-    kq_autofree const char **files = kq_zalloc(row_count() * sizeof(*files));
+    struct kq_secret_files files;
     kq_autofree char *mount_options = kq_paths_mount_options(config);
-    if (!files || !mount_options)
+    if (!mount_options || kq_secret_files_of(config, &files) < 0)
         return -ENOMEM;
     struct kq_helper_options options = {
         .mountpoint = config->no_mount ? NULL : config->mountpoint,
         .source = config->data,
         .mount_options = mount_options,
-        .files = files,
-        .file_count = files_of(config, files, row_count()),
+        .files = (const char *const *)files.paths,
+        .file_count = files.count,
         .require = strcmp(config->confine, "require") == 0,
         .uid = user.uid,
         .gid = user.gid,
     };
-    return call(&options, context);
+    int r = call(&options, context);
+    kq_secret_files_release(&files);
+    return r;
 }
 
 /* --- The broker --- */
@@ -121,9 +97,9 @@ static size_t sockets_of(char *listen, const char **ret, size_t room)
     static const char scheme[] = "unix://";
     size_t count = 0;
     char *rest = NULL;
-    for (char *word = strtok_r(listen, " ", &rest); word && count < room;
-         word = strtok_r(NULL, " ", &rest))
-        if (strncmp(word, scheme, strlen(scheme)) == 0) {
+    for (char *word = strtok_r(listen, " \t", &rest); word && count < room;
+         word = strtok_r(NULL, " \t", &rest))
+        if (strncasecmp(word, scheme, strlen(scheme)) == 0) {
             word[strcspn(word, ",")] = '\0';
             ret[count++] = word + strlen(scheme);
         }

@@ -13,13 +13,15 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "broker/base/err.h"
+#include "broker/base/mem.h"
+#include "broker/base/privileged.h"
 #include "broker/helper.h"
+#include "broker/secretfiles.h"
 
 #define OTHER 65534 /* the broker's user */
 
 static char directory[] = "/tmp/kqfs-helper-XXXXXX";
-static char secret[64], fifo[64], foreign[96];
+static char secret[64], fifo[64], foreign[96], link_to_foreign[96];
 
 static struct served {
     int fd;
@@ -28,7 +30,7 @@ static struct served {
 
 static void start_with(const char *mountpoint)
 {
-    const char *files[] = {secret, fifo, foreign, "/nonexistent/key"};
+    const char *files[] = {secret, fifo, foreign, link_to_foreign, "/nonexistent/key"};
     int ends[2];
     struct kq_helper_options options = {.mountpoint = mountpoint,
                                         .source = "data",
@@ -232,6 +234,97 @@ static void a_way_that_the_broker_could_change_is_refused(void **state)
     assert_int_equal(end(), 0);
 }
 
+static void a_link_to_where_the_broker_could_change_it_is_refused(void **state)
+{
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(chown(foreign, 0, 0), 0);
+    start_with(NULL);
+    assert_int_equal(result_of(KQ_HELPER_OPEN, link_to_foreign), -EPERM);
+    assert_int_equal(end(), 0);
+}
+
+/* --- Which files they are --- */
+
+static void set(struct kq_config *config, const char *name, const char *value)
+{
+    assert_int_equal(
+        kq_config_set(config, KQ_ORIGIN_COMMAND_LINE, "command line", 0, NULL, name, value), 0);
+}
+
+static bool has(const struct kq_secret_files *files, const char *path)
+{
+    for (size_t i = 0; i < files->count; i++)
+        if (strcmp(files->paths[i], path) == 0)
+            return true;
+    return false;
+}
+
+static void they_are_those_of_keys_and_certificates_and_no_others(void **state)
+{
+    static const char *const wanted[] = {"/k/certificate", "/k/key",  "/k/ca",   "/k/crl",
+                                         "/k/keytab",      "/k/jwks", "/l/cert", "/l/key",
+                                         "/l/ca",          "/l/crl",  "/m/key"};
+    struct kq_config *config;
+    struct kq_secret_files files;
+    assert_int_equal(kq_config_new(&config), 0);
+    assert_int_equal(kq_secret_files_of(config, &files), 0);
+    assert_int_equal(files.count, 0);
+    kq_secret_files_release(&files);
+    set(config, "config", "/n/config");
+    set(config, "data", "/n/data");
+    set(config, "helper", "/n/helper");
+    set(config, "certificate", "/k/certificate");
+    set(config, "key", "/k/key");
+    set(config, "ca", "/k/ca");
+    set(config, "crl", "/k/crl");
+    set(config, "sasl.kerberos.keytab", "/k/keytab");
+    set(config, "sasl.oauthbearer.jwks.file", "/k/jwks");
+    set(config, "listen",
+        "ssl://a:1,advertised=/n:2,certificate=/l/cert,KEY=/l/key,client_authentication=/n/no,"
+        "ca=/l/ca,crl=/l/crl unix:///n/socket,key=/n/key");
+    set(config, "listen", "plaintext://b:3,key=/n/key");
+    set(config, "listen", "SASL_SSL://c:4,key=/m/key,certificate=,ca=n/relative,=/n,,key");
+    assert_int_equal(kq_secret_files_of(config, &files), 0);
+    for (size_t i = 0; i < kq_array_size(wanted); i++)
+        assert_true(has(&files, wanted[i]));
+    assert_int_equal(files.count, kq_array_size(wanted));
+    kq_secret_files_release(&files);
+    kq_config_free(config);
+}
+
+/* --- Following one --- */
+
+static void replace_secret(const char *by)
+{
+    char path[96];
+    snprintf(path, sizeof(path), "%s/new", directory);
+    kq_autoclose int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    assert_int_equal(write(fd, by, strlen(by)), strlen(by));
+    assert_int_equal(rename(path, secret), 0);
+}
+
+static void another_file_has_another_mark_and_its_own_bytes(void **state)
+{
+    struct kq_file_mark before = {0}, now = {0}, read = {0};
+    kq_autobuf struct kq_buf bytes = {0};
+    assert_int_equal(kq_privileged_look(secret, &before), 0);
+    assert_int_equal(kq_privileged_look(secret, &now), 0);
+    assert_true(kq_file_mark_same(&before, &now));
+    replace_secret("SECRET");
+    assert_int_equal(kq_privileged_look(secret, &now), 0);
+    assert_false(kq_file_mark_same(&before, &now));
+    assert_int_equal(kq_privileged_slurp(secret, 5, &bytes, &read), -EFBIG);
+    assert_int_equal(kq_privileged_slurp(directory, 100, &bytes, &read), -EINVAL);
+    assert_int_equal(kq_privileged_slurp("/nonexistent/key", 100, &bytes, &read), -ENOENT);
+    assert_int_equal(bytes.length, 0);
+    assert_int_equal(kq_privileged_slurp(secret, 6, &bytes, &read), 0);
+    assert_true(kq_file_mark_same(&read, &now));
+    assert_int_equal(bytes.length, 6);
+    assert_memory_equal(bytes.data, "SECRET", 6);
+    replace_secret("secret");
+}
+
 /* --- The mount --- */
 
 static void without_a_mountpoint_nothing_is_mounted(void **state)
@@ -302,11 +395,14 @@ static int set_up(void **state)
     snprintf(secret, sizeof(secret), "%s/secret", directory);
     snprintf(fifo, sizeof(fifo), "%s/fifo", directory);
     snprintf(foreign, sizeof(foreign), "%s/own/key", directory);
+    snprintf(link_to_foreign, sizeof(link_to_foreign), "%s/link", directory);
     snprintf(path, sizeof(path), "%s/own", directory);
     mkdir(path, 0755);
     snprintf(path, sizeof(path), "%s/mnt", directory);
     mkdir(path, 0755);
     mkfifo(fifo, 0600);
+    if (symlink(foreign, link_to_foreign) < 0)
+        return -1;
     const char *files[] = {secret, foreign};
     for (size_t i = 0; i < kq_array_size(files); i++) {
         kq_autoclose int fd = open(files[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
@@ -332,6 +428,9 @@ int main(void)
         cmocka_unit_test(a_descriptor_is_never_taken),
         cmocka_unit_test(only_files_that_settings_name_are_opened),
         cmocka_unit_test(a_way_that_the_broker_could_change_is_refused),
+        cmocka_unit_test(a_link_to_where_the_broker_could_change_it_is_refused),
+        cmocka_unit_test(they_are_those_of_keys_and_certificates_and_no_others),
+        cmocka_unit_test(another_file_has_another_mark_and_its_own_bytes),
         cmocka_unit_test(without_a_mountpoint_nothing_is_mounted),
         cmocka_unit_test(a_mount_is_made_once_and_goes_with_the_broker),
         cmocka_unit_test(options_become_what_mount_2_takes),
