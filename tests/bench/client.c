@@ -1,6 +1,7 @@
 /* The clients of the benchmarks: sequential writers and readers, and where they start. */
 #include "tests/bench/client.h"
 #include "tests/bench/tcp.h"
+#include "tests/bench/tls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -241,6 +242,11 @@ static const struct job {
     {"tcp-pingpong", 3, job_tcp_pingpong},
     {"tcp-idle", 3, job_tcp_idle},
     {"tcp-metadata", 3, job_tcp_metadata},
+    {"refetch", 7, job_refetch},
+    {"tls-serve", 4, job_tls_serve},
+    {"tls-drain", 4, job_tls_drain},
+    {"tls-handshakes", 5, job_tls_handshakes},
+    {"tls-idle", 4, job_tls_idle},
 };
 
 int main(int argc, char **argv)

@@ -73,11 +73,6 @@ void tcp_receive(int fd, void *bytes, size_t length)
 
 /* --- Requests --- */
 
-struct frame {
-    uint8_t bytes[1024];
-    size_t length;
-};
-
 static void put(struct frame *frame, const void *bytes, size_t length)
 {
     memcpy(frame->bytes + frame->length, bytes, length);
@@ -122,8 +117,7 @@ static void finish(struct frame *frame)
     kq_store_be32(frame->bytes, (uint32_t)(frame->length - 4));
 }
 
-/* Returns where the fetch offset stands in the frame. */
-static size_t fetch_request(struct frame *frame, const char *topic, int partition, int64_t max)
+size_t tcp_fetch_request(struct frame *frame, const char *topic, int partition, int64_t max)
 {
     begin(frame, 1, 4);
     put32(frame, -1);    /* replica */
@@ -234,7 +228,7 @@ int job_tcp_fetch(char **arguments)
     int64_t wanted = number(arguments[4]), got = 0, requests = 0, offset = number(arguments[6]);
     int fd = tcp_connect(arguments[0], arguments[1]);
     size_t offset_at =
-        fetch_request(&frame, arguments[2], (int)number(arguments[3]), number(arguments[5]));
+        tcp_fetch_request(&frame, arguments[2], (int)number(arguments[3]), number(arguments[5]));
     int64_t begun = now_ns();
 
     while (got < wanted) {
@@ -249,7 +243,7 @@ int job_tcp_fetch(char **arguments)
     return 0;
 }
 
-static int listen_anywhere(uint16_t *ret_port)
+int tcp_listen_anywhere(uint16_t *ret_port)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof(address);
@@ -299,7 +293,7 @@ int job_tcp_serve(char **arguments)
 {
     uint16_t port;
     uint8_t request[8];
-    int listener = listen_anywhere(&port), on = 1;
+    int listener = tcp_listen_anywhere(&port), on = 1;
 
     printf("{\"port\": %u}\n", port);
     fflush(stdout);
@@ -475,7 +469,7 @@ int job_tcp_latency(char **arguments)
     int64_t count = number(arguments[3]) + FIRST_SAMPLES, done = 0;
     int64_t *latencies = calloc((size_t)count, sizeof(*latencies));
     int fd = tcp_connect(arguments[0], arguments[1]), status;
-    size_t offset_at = fetch_request(&frame, arguments[2], 0, PIECE);
+    size_t offset_at = tcp_fetch_request(&frame, arguments[2], 0, PIECE);
     int64_t offset = end_offset(fd, arguments[2]);
     pid_t producer = fork();
 
@@ -519,7 +513,7 @@ int job_tcp_pingpong(char **arguments)
     int64_t *latencies = calloc((size_t)count, sizeof(*latencies));
     uint16_t port;
     char text[8], value[MESSAGE + 1] = {0};
-    int listener = listen_anywhere(&port), ends[2][2], on = 1;
+    int listener = tcp_listen_anywhere(&port), ends[2][2], on = 1;
 
     snprintf(text, sizeof(text), "%u", port);
     for (int i = 0; i < 2; i++) {

@@ -10,6 +10,17 @@ int tcp_connect(const char *host, const char *port);
 void tcp_send(int fd, const void *bytes, size_t length);
 void tcp_receive(int fd, void *bytes, size_t length);
 
+/* A socket that listens on a port of the loopback that is free; exits where that fails. */
+int tcp_listen_anywhere(uint16_t *ret_port);
+
+struct frame {
+    uint8_t bytes[1024];
+    size_t length;
+};
+
+/* A Fetch of at most MAX bytes from offset 0 on; where the offset stands in the frame. */
+size_t tcp_fetch_request(struct frame *frame, const char *topic, int partition, int64_t max);
+
 /* tcp-fetch HOST PORT TOPIC PARTITION BYTES MAX OFFSET: Fetch requests of at most MAX bytes one
  * after the other, from OFFSET on, until BYTES of batches came; what comes is discarded. The next
  * offset is read from the batches' headers. */
