@@ -19,10 +19,12 @@ static int complain(const char *where, const char *path, const char *reason)
     return -EINVAL;
 }
 
-/* With what OpenSSL says in brackets. */
+/* With what OpenSSL says, if anything, in brackets. */
 static int complain_of_tls(const char *where, const char *path, const char *reason)
 {
     char why[REASON_BYTES];
+    if (!ERR_peek_error())
+        return complain(where, path, reason);
     kq_tls_error(why, sizeof(why));
     kq_diag(LOG_ERR, "%s: %s: %s (%s)", where, path, reason, why);
     return -EINVAL;
@@ -145,6 +147,40 @@ static int use_revocations(BIO *text, SSL_CTX *context)
     return ok && at_end() && count ? 0 : -EINVAL;
 }
 
+/* --- What can be used, and is of no use --- */
+
+static bool is_past(const ASN1_TIME *time)
+{
+    return time && X509_cmp_current_time(time) < 0;
+}
+
+static bool has_old_list(X509_STORE *store)
+{
+    STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(store);
+    for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
+        const X509_CRL *list = X509_OBJECT_get0_X509_CRL(sk_X509_OBJECT_value(objects, i));
+        if (list && is_past(X509_CRL_get0_nextUpdate(list)))
+            return true;
+    }
+    return false;
+}
+
+static void warn_of_dates(enum kq_tls_file which, const char *where, const char *path,
+                          SSL_CTX *context)
+{
+    const X509 *own = SSL_CTX_get0_certificate(context);
+    if (which == KQ_TLS_CERTIFICATE && is_past(X509_get0_notAfter(own)))
+        kq_diag(LOG_WARNING, "%s: %s has expired: clients will not connect; renew it", where, path);
+    else if (which == KQ_TLS_CERTIFICATE && !is_past(X509_get0_notBefore(own)))
+        kq_diag(LOG_WARNING,
+                "%s: %s is not valid yet: clients will not connect; set the clock or renew it",
+                where, path);
+    else if (which == KQ_TLS_CRL && has_old_list(SSL_CTX_get_cert_store(context)))
+        kq_diag(LOG_WARNING,
+                "%s: %s is out of date: certificates of that CA are not let in; get a new list",
+                where, path);
+}
+
 int kq_tls_file_use(enum kq_tls_file which, const char *where, const char *path,
                     const struct kq_buf *bytes, SSL_CTX *context)
 {
@@ -158,10 +194,12 @@ int kq_tls_file_use(enum kq_tls_file which, const char *where, const char *path,
         [KQ_TLS_CRL] = {use_revocations, "holds no certificate revocation lists in PEM"},
     };
     ERR_clear_error();
-    BIO *text = BIO_new_mem_buf(bytes->data, (int)bytes->length);
+    BIO *text = BIO_new_mem_buf(bytes->length ? (const void *)bytes->data : "", (int)bytes->length);
     if (!text)
         return -ENOMEM;
     int r = rows[which].use(text, context);
     BIO_free(text);
+    if (r == 0)
+        warn_of_dates(which, where, path, context);
     return r == -EINVAL ? complain_of_tls(where, path, rows[which].reason) : r;
 }

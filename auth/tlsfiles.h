@@ -22,7 +22,7 @@ int kq_tls_file_read(const char *where, const char *path, struct kq_buf *ret);
 void kq_tls_file_release(struct kq_buf *buf);
 
 /* Puts the PEM text BYTES of the file PATH into CONTEXT: the certificate and its chain, the key
- * (after the certificate, which it must fit), the CAs, the CRLs. 0; -EINVAL (reported with
- * WHERE). */
+ * (after the certificate, which it must fit), the CAs, the CRLs. A certificate or a list that the
+ * date makes useless is used and reported. 0; -EINVAL (reported with WHERE); -ENOMEM. */
 int kq_tls_file_use(enum kq_tls_file which, const char *where, const char *path,
                     const struct kq_buf *bytes, SSL_CTX *context);
