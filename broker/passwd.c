@@ -5,16 +5,21 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <grp.h>
 #include <mntent.h>
 #include <openssl/crypto.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <termios.h>
 
 #include "auth/scram.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 #include "broker/options.h"
+#include "broker/service.h"
 #include "broker/users.h"
 
 #define MOUNTS "/proc/self/mounts"
@@ -23,20 +28,24 @@
 enum {
     OPTION_DATA = 256,
     OPTION_CONFIG,
+    OPTION_USER,
     OPTION_DELETE,
+    OPTION_MOUNTPOINT,
 };
 
 static const struct option options[] = {
     {"data", required_argument, NULL, OPTION_DATA},
     {"config", required_argument, NULL, OPTION_CONFIG},
+    {"user", required_argument, NULL, OPTION_USER},
     {"delete", no_argument, NULL, OPTION_DELETE},
+    {"mountpoint", required_argument, NULL, OPTION_MOUNTPOINT},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
 
 struct command {
     struct kq_config *config;
-    const char *name;
+    const char *name, *mountpoint;
     bool deletes, help;
 };
 
@@ -57,14 +66,18 @@ static int usage_error(const char *text, const char *which)
 
 static int take_option(struct command *command, int c, char **argv)
 {
-    const char *name = c == OPTION_DATA ? "data" : "config";
+    const char *name = c == OPTION_DATA ? "data" : c == OPTION_CONFIG ? "config" : "user";
     switch (c) {
     case OPTION_DATA:
     case OPTION_CONFIG:
+    case OPTION_USER:
         return kq_config_set(command->config, KQ_ORIGIN_COMMAND_LINE, "command line", 0, NULL, name,
                              optarg);
     case OPTION_DELETE:
         command->deletes = true;
+        return 0;
+    case OPTION_MOUNTPOINT:
+        command->mountpoint = optarg;
         return 0;
     case 'h':
         command->help = true;
@@ -99,7 +112,7 @@ static int parse(int argc, char **argv, struct command *ret)
     r = take_name(ret, argc - optind, argv + optind);
     if (r == 0)
         r = kq_options_read_file(ret->config);
-    if (r == 0 && !ret->config->data[0])
+    if (r == 0 && !ret->config->data[0] && !ret->mountpoint)
         r = usage_error("neither XDG_DATA_HOME nor HOME says where data is: give --data DIR", "");
     return r;
 }
@@ -109,12 +122,14 @@ static void print_help(void)
     fputs("Usage: kqfs passwd [options] NAME\n"
           "Sets the password with which clients of sasl_plaintext:// and sasl_ssl:// say that\n"
           "they are User:NAME. It is read from the terminal, or, where there is none, as the\n"
-          "first line of the standard input. No broker may run on the data: one that does\n"
-          "takes passwords from kafka-configs.\n\n"
-          "  --delete         NAME cannot log in with a password any more\n"
-          "  --data DIR       where the log lives, as for kqfs\n"
-          "  --config FILE    as for kqfs\n"
-          "  -h, --help       this text\n",
+          "first line of the standard input. A broker that runs on the data takes it through\n"
+          "its mount; one without takes passwords from kafka-configs.\n\n"
+          "  --delete          NAME cannot log in with a password any more\n"
+          "  --data DIR        where the log lives, as for kqfs\n"
+          "  --config FILE, --user USER\n"
+          "                    as for kqfs\n"
+          "  --mountpoint DIR  where the broker is mounted, if --data does not tell\n"
+          "  -h, --help        this text\n",
           stdout);
 }
 
@@ -132,12 +147,16 @@ static void wipe(struct password *password)
 
 #define autowipe __attribute__((cleanup(wipe)))
 
-/* One line, by read(2): a stream would keep a copy. */
+static volatile sig_atomic_t caught; /* the signal that came while the terminal was silent */
+
+/* One line, by read(2): a stream would keep a copy. -EINTR: there was a signal. */
 static int read_line(int fd, struct password *ret)
 {
     ret->length = 0;
     for (;;) {
-        ssize_t n = read(fd, ret->bytes + ret->length, 1);
+        ssize_t n = caught ? -1 : read(fd, ret->bytes + ret->length, 1);
+        if (n < 0 && caught)
+            return -EINTR;
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -149,19 +168,40 @@ static int read_line(int fd, struct password *ret)
     }
 }
 
-static int ask(int fd, const char *prompt, const char *name, struct password *ret)
+/* What would end or stop the process and leave the terminal silent. */
+static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
+
+static void on_signal(int number)
+{
+    caught = number;
+}
+
+static int ask_silently(int fd, struct password *ret)
 {
     struct termios before, silent;
     if (tcgetattr(fd, &before) < 0)
         return -errno;
     silent = before;
     silent.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
-    dprintf(fd, "%s %s: ", prompt, name);
     if (tcsetattr(fd, TCSAFLUSH, &silent) < 0)
         return -errno;
     int r = read_line(fd, ret);
     tcsetattr(fd, TCSAFLUSH, &before);
+    return r;
+}
+
+static int ask(int fd, const char *prompt, const char *name, struct password *ret)
+{
+    struct sigaction note = {.sa_handler = on_signal}, before[kq_array_size(signals)];
+    dprintf(fd, "%s %s: ", prompt, name);
+    for (size_t i = 0; i < kq_array_size(signals); i++)
+        sigaction(signals[i], &note, &before[i]);
+    int r = ask_silently(fd, ret);
+    for (size_t i = 0; i < kq_array_size(signals); i++)
+        sigaction(signals[i], &before[i], NULL);
     dprintf(fd, "\n");
+    if (caught)
+        raise(caught);
     return r;
 }
 
@@ -234,21 +274,84 @@ static int make_text(const struct command *command, struct kq_buf *ret)
     return r;
 }
 
-/* --- Where it goes --- */
+/* --- Where it goes: a broker that runs --- */
 
-/* Where the directory DATA is mounted by its broker, to be freed; NULL: nowhere. */
-static char *find_mount(const char *data)
+/* Is what lies there the mount of who has the data, or of root? Anybody may mount a tree that says
+ * so, and what is kept of a password is not for anybody. */
+static bool is_trusted(const struct mntent *entry, const char *data)
+{
+    struct stat about;
+    const char *option = hasmntopt(entry, "user_id");
+    unsigned long user = option ? strtoul(option + strlen("user_id="), NULL, 10) : 0;
+    return user == 0 || user == geteuid() || (stat(data, &about) == 0 && about.st_uid == user);
+}
+
+/* -ENOENT: no broker that knows .kqfs/passwd is there; -ENOTCONN: none at all. */
+static int open_mount(const char *mount)
+{
+    kq_autofree char *path = kq_format("%s/.kqfs/passwd", mount);
+    if (!path)
+        return -ENOMEM;
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Opens what the broker of the directory DATA takes changes from. -ENOENT: it is mounted nowhere.
+ */
+static int find_mount(const char *data)
 {
     struct mntent entry;
     char room[3 * 4096];
-    char *found = NULL;
+    int found = -ENOENT;
     FILE *mounts = setmntent(MOUNTS, "re");
-    while (mounts && !found && getmntent_r(mounts, &entry, room, sizeof(room)))
-        if (strcmp(entry.mnt_type, "fuse.kqfs") == 0 && strcmp(entry.mnt_fsname, data) == 0)
-            found = kq_strdup(entry.mnt_dir);
+    while (mounts && found < 0 && getmntent_r(mounts, &entry, room, sizeof(room))) {
+        if (strcmp(entry.mnt_type, "fuse.kqfs") != 0 || strcmp(entry.mnt_fsname, data) != 0 ||
+            !is_trusted(&entry, data))
+            continue;
+        /* A part of the tree may be bound somewhere, and a dead mount be left over. */
+        int r = open_mount(entry.mnt_dir);
+        if (r != -ENOENT && r != -ENOTDIR && r != -ENOTCONN)
+            found = r;
+    }
     if (mounts)
         endmntent(mounts);
     return found;
+}
+
+/* All of it at once: it is one change. */
+static int write_text(int fd, const struct kq_buf *text)
+{
+    ssize_t n = write(fd, text->data, text->length);
+    return n < 0 ? -errno : (size_t)n == text->length ? 0 : -EIO;
+}
+
+/* --- Or the directory itself --- */
+
+/* Root leaves nothing of its own in the directory of another user, and follows no link in it: it
+ * becomes that user. */
+static int become_owner(const struct kq_config *config)
+{
+    struct kq_service_user user = {.groups = NULL};
+    struct stat about;
+    if (geteuid() != 0)
+        return 0;
+    if (config->user[0]) {
+        int r = kq_service_find(config, &user);
+        if (r == 0)
+            r = kq_service_own_data(&user, config->data);
+        kq_service_release(&user);
+        if (r < 0)
+            return r;
+    }
+    if (stat(config->data, &about) < 0 || about.st_uid == 0)
+        return 0;
+    if (setgroups(0, NULL) < 0 || setresgid(about.st_gid, about.st_gid, about.st_gid) < 0 ||
+        setresuid(about.st_uid, about.st_uid, about.st_uid) < 0) {
+        kq_diag(LOG_ERR, "passwd: cannot become the user %lu, who has %s: %s",
+                (unsigned long)about.st_uid, config->data, strerror(errno));
+        return -EPERM;
+    }
+    return 0;
 }
 
 static int report(const struct command *command, const char *where, int r)
@@ -256,11 +359,10 @@ static int report(const struct command *command, const char *where, int r)
     if (r == -ENOENT)
         kq_diag(LOG_ERR, "passwd: %s has no password", command->name);
     else if (r == -EACCES || r == -EPERM)
-        kq_diag(LOG_ERR, "passwd: %s: %s; root and the owner of the mount's root may do this",
+        kq_diag(LOG_ERR,
+                "passwd: %s: %s; the owner of the mount's root may do this, and root where the "
+                "mount lets root in",
                 where, strerror(-r));
-    else if (r == -EWOULDBLOCK)
-        kq_diag(LOG_ERR, "passwd: a broker runs there: stop it, or let kafka-configs --alter "
-                         "--entity-type users set the password");
     else if (r == -EDQUOT)
         kq_diag(LOG_ERR, "passwd: there are as many users as max_users allows");
     else if (r < 0)
@@ -268,27 +370,38 @@ static int report(const struct command *command, const char *where, int r)
     return r;
 }
 
-static int write_to(const char *mount, const struct kq_buf *text)
+static int alter_directory(const struct command *command, const struct kq_buf *text)
 {
-    kq_autofree char *path = kq_format("%s/.kqfs/passwd", mount);
-    if (!path)
-        return -ENOMEM;
-    kq_autoclose int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? -EWOULDBLOCK : -errno;
-    ssize_t n = write(fd, text->data, text->length);
-    return n < 0 ? -errno : (size_t)n == text->length ? 0 : -EIO;
+    const struct kq_config *config = command->config;
+    int r = become_owner(config);
+    if (r < 0)
+        return r;
+    r = kq_user_alter_stopped(config->data, (uint32_t)config->sasl.max_users,
+                              (const char *)text->data, text->length);
+    if (r != -EWOULDBLOCK)
+        return report(command, config->data, r);
+    kq_diag(LOG_ERR, "passwd: its mount is not to be found: say where with --mountpoint, or let "
+                     "kafka-configs --alter --entity-type users set the password");
+    return r;
 }
 
 static int hand_over(const struct command *command, const struct kq_buf *text)
 {
-    kq_autofree char *real = realpath(command->config->data, NULL);
-    kq_autofree char *mount = real ? find_mount(real) : NULL;
-    if (mount)
-        return report(command, mount, write_to(mount, text));
     const char *data = command->config->data;
-    return report(command, data,
-                  kq_user_alter_stopped(data, (const char *)text->data, text->length));
+    kq_autofree char *real = realpath(data, NULL);
+    int fd = command->mountpoint ? open_mount(command->mountpoint) : find_mount(real ? real : data);
+    if (fd >= 0) {
+        int r = write_text(fd, text);
+        close(fd);
+        return report(command, command->mountpoint ? command->mountpoint : data, r);
+    }
+    if (command->mountpoint && (fd == -ENOENT || fd == -ENOTDIR || fd == -ENOTCONN)) {
+        kq_diag(LOG_ERR, "passwd: %s: no broker is mounted there that takes passwords",
+                command->mountpoint);
+        return -EIO;
+    }
+    return fd == -ENOENT ? alter_directory(command, text)
+                         : report(command, command->mountpoint ? command->mountpoint : data, fd);
 }
 
 int kq_passwd_run(int argc, char **argv)
@@ -296,6 +409,8 @@ int kq_passwd_run(int argc, char **argv)
     struct command command = {0};
     struct kq_buf text = {0};
     int r = parse(argc, argv, &command), code = KQ_EXIT_OK;
+    bool dumpable = prctl(PR_GET_DUMPABLE) == 1;
+    prctl(PR_SET_DUMPABLE, 0); /* no core file, and no other process of this user, is to have it */
     if (r < 0)
         code = r == -ENOMEM ? KQ_EXIT_FAILURE : KQ_EXIT_USAGE;
     else if (command.help)
@@ -307,6 +422,8 @@ int kq_passwd_run(int argc, char **argv)
     if (text.data)
         OPENSSL_cleanse(text.data, text.capacity);
     kq_buf_release(&text);
+    if (dumpable)
+        prctl(PR_SET_DUMPABLE, 1);
     kq_config_free(command.config);
     return code;
 }

@@ -151,16 +151,17 @@ static void put(struct kq_users *users, const struct kq_user_change *changes, si
     drop_empty(users, changes, count);
 }
 
-/* Makes the users that CHANGES set something of, so that nothing can fail once they are on disk. */
-static int make(struct kq_users *users, const struct kq_user_change *changes, size_t count)
+/* Makes the users that CHANGES set something of, MOST in all, so that nothing can fail once they
+ * are on disk. */
+static int make(struct kq_users *users, const struct kq_user_change *changes, size_t count,
+                uint32_t most)
 {
     int r = 0;
     for (size_t i = 0; i < count && r == 0; i++) {
         struct user *user = find(users, changes[i].name);
         if (!user && changes[i].credential)
-            r = HASH_CNT(by_name, users->by_name) >= users->max_users
-                    ? -EDQUOT
-                    : add(users, changes[i].name, &user);
+            r = HASH_CNT(by_name, users->by_name) >= most ? -EDQUOT
+                                                          : add(users, changes[i].name, &user);
     }
     return r;
 }
@@ -335,13 +336,13 @@ static int check(struct kq_users *users, const struct kq_user_change *changes, s
     return 0;
 }
 
-static int alter(struct kq_users *users, const struct kq_user_change *changes, size_t count)
+int kq_users_alter_held(struct kq_users *users, const struct kq_user_change *changes, size_t count)
 {
     int r = check(users, changes, count);
     if (r < 0)
         return r;
     pthread_rwlock_wrlock(&users->lock);
-    r = make(users, changes, count);
+    r = make(users, changes, count, users->max_users);
     if (r < 0)
         drop_empty(users, changes, count);
     pthread_rwlock_unlock(&users->lock);
@@ -363,11 +364,21 @@ static int alter(struct kq_users *users, const struct kq_user_change *changes, s
     return r;
 }
 
-int kq_users_alter(struct kq_users *users, const struct kq_user_change *changes, size_t count)
+void kq_users_hold(struct kq_users *users)
 {
     pthread_mutex_lock(&users->change);
-    int r = alter(users, changes, count);
+}
+
+void kq_users_let_go(struct kq_users *users)
+{
     pthread_mutex_unlock(&users->change);
+}
+
+int kq_users_alter(struct kq_users *users, const struct kq_user_change *changes, size_t count)
+{
+    kq_users_hold(users);
+    int r = kq_users_alter_held(users, changes, count);
+    kq_users_let_go(users);
     return r;
 }
 
@@ -415,11 +426,12 @@ static int take_line(struct kq_users *users, const char *line, size_t length)
             return -EBADMSG;
     }
     change.credential = set ? &credential : NULL;
-    int r = make(users, &change, 1);
+    /* Those that are there stay, also where the setting allows fewer by now. */
+    int r = make(users, &change, 1, UINT32_MAX);
     if (r == 0)
         put(users, &change, 1);
     explicit_bzero(&credential, sizeof(credential));
-    return r == -EDQUOT ? -EBADMSG : r;
+    return r;
 }
 
 static int take_head(struct kq_users *users, const char *line, size_t length)

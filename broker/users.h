@@ -14,6 +14,8 @@
 #include "broker/base/scram.h"
 
 #define KQ_USERS_SECRET_BYTES 32
+#define KQ_USER_LINES 1024      /* of one change as text */
+#define KQ_USER_LINE_BYTES 2048 /* with its newline; a credential's has 1400 at most */
 
 struct kq_broker;
 struct kq_users;
@@ -72,7 +74,8 @@ struct kq_user_change {
 int kq_user_alter(struct kq_broker *broker, const struct kq_caller *caller,
                   const struct kq_user_change *changes, size_t count);
 
-/* As kq_user_alter, with the changes as lines, each with its newline, 1024 at most:
+/* As kq_user_alter, with the changes as lines, each with its newline, KQ_USER_LINES at most and of
+ * KQ_USER_LINE_BYTES at most:
  *
  *     set NAME SCRAM-SHA-256 iterations=… salt=… stored-key=… server-key=…
  *     delete NAME
@@ -81,14 +84,19 @@ int kq_user_alter(struct kq_broker *broker, const struct kq_caller *caller,
 int kq_user_alter_text(struct kq_broker *broker, const struct kq_caller *caller, const char *text,
                        size_t length);
 
-/* The same on a data directory that no broker uses: it is locked meanwhile. -EWOULDBLOCK: one does.
- * Failures to open are reported. */
-int kq_user_alter_stopped(const char *data_dir, const char *text, size_t length);
+/* The same on a data directory that no broker uses: it is locked meanwhile. MAX_USERS 0: 100,000.
+ * -EWOULDBLOCK: one does. Failures to open are reported. */
+int kq_user_alter_stopped(const char *data_dir, uint32_t max_users, const char *text,
+                          size_t length);
 
 /* --- As text: one line a credential --- */
 
 /* NAME in one word: blanks, control characters and `%` stand as %XX. -ENOMEM. */
 int kq_user_name_append(struct kq_buf *ret, const char *name);
+
+/* Reads LENGTH bytes at TEXT, in which any byte may stand as %XX, in small letters. False: no name.
+ */
+bool kq_user_name_read(const char *text, size_t length, char ret[KQ_USER_NAME_BYTES + 1]);
 
 /* `SCRAM-SHA-256 iterations=4096 salt=HEX stored-key=HEX server-key=HEX` and a newline, appended.
  * What was in RET's memory before is not wiped. -ENOMEM. */

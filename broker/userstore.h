@@ -12,8 +12,10 @@ void kq_users_close(struct kq_users *users); /* wipes; NULL is fine */
 /* As kq_user_alter, of whoever asks. */
 int kq_users_alter(struct kq_users *users, const struct kq_user_change *changes, size_t count);
 
-/* Reads LENGTH bytes at TEXT, written by kq_user_name_append. False: no name. */
-bool kq_user_name_read(const char *text, size_t length, char ret[KQ_USER_NAME_BYTES + 1]);
+/* Between the two nobody else alters, and kq_users_alter_held stands for kq_users_alter. */
+void kq_users_hold(struct kq_users *users);
+void kq_users_let_go(struct kq_users *users);
+int kq_users_alter_held(struct kq_users *users, const struct kq_user_change *changes, size_t count);
 
 /* --- credential.c: the lines of the file --- */
 

@@ -6,8 +6,6 @@
 #include "broker/internal.h"
 #include "broker/userstore.h"
 
-#define LINES_MOST 1024
-
 struct line {
     char name[KQ_USER_NAME_BYTES + 1];
     struct kq_scram_credential credential;
@@ -48,7 +46,7 @@ static int read_line(struct reading *reading, const char *text, size_t length)
     struct line *line = &reading->lines[reading->line_count++];
     bool set = length > 4 && memcmp(text, "set ", 4) == 0;
     size_t word = set ? 4 : 7;
-    if (!set && (length <= 7 || memcmp(text, "delete ", 7) != 0))
+    if (length >= KQ_USER_LINE_BYTES || (!set && (length <= 7 || memcmp(text, "delete ", 7) != 0)))
         return -EINVAL;
     const char *blank = memchr(text + word, ' ', length - word);
     size_t name = blank ? (size_t)(blank - text) - word : length - word;
@@ -92,15 +90,17 @@ static size_t count_lines(const char *text, size_t length)
 static int alter(struct kq_users *users, const char *text, size_t length)
 {
     size_t count = count_lines(text, length);
-    if (count == 0 || count > LINES_MOST)
+    if (count == 0 || count > KQ_USER_LINES)
         return -EINVAL;
     struct reading reading = {.users = users,
                               .lines = kq_zalloc(count * sizeof(*reading.lines)),
                               .changes =
                                   kq_zalloc(count * KQ_SCRAM_HASHES * sizeof(*reading.changes))};
+    kq_users_hold(users); /* what a user has that is deleted stays the same meanwhile */
     int r = reading.lines && reading.changes ? read_lines(&reading, text, length) : -ENOMEM;
     if (r == 0)
-        r = kq_users_alter(users, reading.changes, reading.change_count);
+        r = kq_users_alter_held(users, reading.changes, reading.change_count);
+    kq_users_let_go(users);
     if (reading.lines)
         explicit_bzero(reading.lines, count * sizeof(*reading.lines));
     free(reading.lines);
@@ -115,14 +115,14 @@ int kq_user_alter_text(struct kq_broker *broker, const struct kq_caller *caller,
     return r < 0 ? r : alter(broker->users, text, length);
 }
 
-int kq_user_alter_stopped(const char *data_dir, const char *text, size_t length)
+int kq_user_alter_stopped(const char *data_dir, uint32_t max_users, const char *text, size_t length)
 {
     struct kq_broker place = {.dirfd = -1, .lock_fd = -1};
     struct kq_users *users;
     place.data_dir = kq_strdup(data_dir);
     int r = place.data_dir ? kq_datadir_lock(&place) : -ENOMEM;
     if (r == 0)
-        r = kq_users_open(0, place.dirfd, &users);
+        r = kq_users_open(max_users, place.dirfd, &users);
     if (r == 0) {
         r = alter(users, text, length);
         kq_users_close(users);

@@ -6,6 +6,7 @@
 
 #include "broker/base/clock.h"
 #include "fs/groups.h"
+#include "fs/userfile.h"
 
 #define BLOCK_BYTES (128 * 1024) /* st_blksize: what cat and cp read at once */
 #define DIRECTORY_BYTES 4096
@@ -58,6 +59,10 @@ double kq_attr_timeout(struct kq_fs *fs, const struct kq_node *node)
     case KQ_VIEW_GROUP_TEXT:
     case KQ_VIEW_GROUP_OFFSET:
     case KQ_VIEW_GROUP_LAG:
+    /* chmod of the root changes them too. */
+    case KQ_VIEW_USERS:
+    case KQ_VIEW_USER:
+    case KQ_VIEW_PASSWD:
         return 0;
     default:
         return fs->options.attribute_timeout_ms / 1000.0;
@@ -81,12 +86,13 @@ double kq_entry_timeout(enum kq_view view)
     case KQ_VIEW_OFFSET_JSONL:
     case KQ_VIEW_OFFSET_JSONL_STREAM:
     case KQ_VIEW_OFFSET_VALUE:
-    /* Clients make and delete groups. */
+    /* Clients make and delete groups and users. */
     case KQ_VIEW_GROUP:
     case KQ_VIEW_GROUP_TOPIC:
     case KQ_VIEW_GROUP_TEXT:
     case KQ_VIEW_GROUP_OFFSET:
     case KQ_VIEW_GROUP_LAG:
+    case KQ_VIEW_USER:
         return 0;
     default:
         return STABLE_SECONDS;
@@ -127,8 +133,9 @@ static nlink_t count_links(const struct kq_node *node)
     case KQ_VIEW_BY_SEGMENT:
     case KQ_VIEW_SEGMENTS_TOPIC:
         return 2 + (nlink_t)kq_topic_partition_count(node->topic);
-    case KQ_VIEW_CONTROL: /* groups, segments */
-        return 2 + 2;
+    case KQ_VIEW_CONTROL: /* groups, segments, users */
+        return 2 + 3;
+    case KQ_VIEW_USERS:
     case KQ_VIEW_GROUP_TOPIC:
     case KQ_VIEW_BY_OFFSET_PARTITION:
     case KQ_VIEW_BY_TIME_PARTITION:
@@ -163,10 +170,12 @@ static int64_t time_of(struct kq_fs *fs, const struct kq_node *node)
     return bounds.modified_ms ? bounds.modified_ms : created_ms;
 }
 
-static int fill_owner_of_group(struct kq_fs *fs, const struct kq_node *node, struct stat *stat)
+/* Of what shows attributes that are not quite those of a topic or partition. */
+static int fill_owner_of_own(struct kq_fs *fs, const struct kq_node *node, struct stat *stat)
 {
     struct kq_attributes attributes;
-    int r = kq_group_node_attributes(fs, node, &attributes);
+    int r = kq_view_row(node->view)->of_users ? kq_user_node_attributes(fs, node, &attributes)
+                                              : kq_group_node_attributes(fs, node, &attributes);
     if (r < 0)
         return r;
     stat->st_uid = attributes.uid;
@@ -180,8 +189,8 @@ static int fill_owner(struct kq_fs *fs, const struct kq_node *node, struct stat 
 {
     struct kq_attr_source source;
     const struct kq_view_row *row = kq_view_row(node->view);
-    if (row->of_groups)
-        return fill_owner_of_group(fs, node, stat);
+    if (row->of_groups || row->of_users)
+        return fill_owner_of_own(fs, node, stat);
     int r = kq_attr_source_get(node, &source);
     if (r == -ENODATA) {
         stat->st_uid = fs->uid;

@@ -6,11 +6,12 @@
 
 #include "broker/base/mem.h"
 #include "fs/groups.h"
+#include "fs/userfile.h"
 
 #define COOKIE_LISTED 2 /* behind `.` and `..` */
 
 struct kq_dir {
-    struct kq_buf names; /* of topics or groups, each with its NUL */
+    struct kq_buf names; /* of topics, groups or users, each with its NUL */
     bool taken;
 };
 
@@ -18,7 +19,7 @@ static bool lists_names(enum kq_view view)
 {
     enum kq_view each = kq_view_listed_each(view);
     return each == KQ_VIEW_TOPIC || each == KQ_VIEW_SEGMENTS_TOPIC || each == KQ_VIEW_GROUP ||
-           each == KQ_VIEW_GROUP_TOPIC;
+           each == KQ_VIEW_GROUP_TOPIC || each == KQ_VIEW_USER;
 }
 
 int kq_dir_new(const struct kq_node *node, struct kq_dir **ret)
@@ -65,8 +66,10 @@ static int take_names(struct kq_fs *fs, const struct kq_node *node, bool may_blo
                       struct kq_dir *dir)
 {
     dir->names.length = 0;
-    int r = kq_view_row(node->view)->of_groups ? kq_group_list(fs, node, may_block, &dir->names)
-                                               : list_topics(fs, &dir->names);
+    const struct kq_view_row *row = kq_view_row(node->view);
+    int r = row->of_groups  ? kq_group_list(fs, node, may_block, &dir->names)
+            : row->of_users ? kq_user_list(fs, &dir->names)
+                            : list_topics(fs, &dir->names);
     dir->taken = r == 0;
     return r;
 }
@@ -77,17 +80,19 @@ static bool is_name_start(const struct kq_dir *dir, uint64_t at)
     return at == 0 || (at < dir->names.length && dir->names.data[at - 1] == '\0');
 }
 
-/* What NAME leads to, which was a topic or group when the names were taken down. */
+/* What NAME leads to, which was a topic, group or user when the names were taken down. */
 static int find_named(struct kq_fs *fs, const struct kq_node *node, const char *name,
                       struct kq_place *place)
 {
     if (place->view == KQ_VIEW_GROUP)
         return kq_group_named(fs, name, false, &place->offset);
+    if (place->view == KQ_VIEW_USER)
+        return kq_user_named(fs, name, &place->offset);
     place->offset = node->offset;
     return kq_topic_get(fs->broker, name, &place->topic);
 }
 
-/* The first topic or group behind AT that is still there. */
+/* The first topic, group or user behind AT that is still there. */
 static int next_named(struct kq_fs *fs, const struct kq_node *node, struct kq_dir *dir,
                       bool may_block, uint64_t *at, struct kq_dir_item *item)
 {
@@ -165,6 +170,7 @@ static int next_of_each(struct kq_fs *fs, const struct kq_node *node, struct kq_
     case KQ_VIEW_SEGMENTS_TOPIC:
     case KQ_VIEW_GROUP:
     case KQ_VIEW_GROUP_TOPIC:
+    case KQ_VIEW_USER:
         return dir ? next_named(fs, node, dir, may_block, at, item) : -EBADF;
     case KQ_VIEW_GROUP_LAG:
         return next_of_group(node, at, item);

@@ -6,6 +6,7 @@
 #include "fs/groups.h"
 #include "fs/produce.h"
 #include "fs/stream.h"
+#include "fs/userfile.h"
 
 int kq_handles_new(struct kq_fs *fs, struct kq_handles **ret)
 {
@@ -69,6 +70,7 @@ void kq_handle_free(struct kq_handle *handle)
     pthread_mutex_unlock(&fs->handles->lock);
     kq_stream_free(handle->stream);
     kq_group_file_free(handle->group);
+    kq_passwd_file_free(handle->passwd);
     kq_producer_free(handle->producer);
     kq_reading_release(&handle->reading);
     kq_anchor_drop(fs->handles->anchors, handle->anchor);

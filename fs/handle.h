@@ -15,8 +15,9 @@
 #include "fs/logview.h"
 #include "fs/reading.h"
 
-struct kq_producer; /* produce.h */
-struct kq_stream;   /* stream.h */
+struct kq_passwd_file; /* userfile.h */
+struct kq_producer;    /* produce.h */
+struct kq_stream;      /* stream.h */
 
 struct kq_handle {
     struct kq_fs *fs;
@@ -30,6 +31,7 @@ struct kq_handle {
     struct kq_producer *producer; /* where it was opened for writing */
     struct kq_stream *stream;     /* of views that block */
     struct kq_group_file *group;  /* of files of groups */
+    struct kq_passwd_file *passwd;
     LIST_ENTRY(kq_handle) entry;
 };
 

@@ -406,8 +406,9 @@ int kq_node_resolve(struct kq_nodes *nodes, uint64_t number, struct kq_node *ret
     if (kq_unlikely(view == KQ_VIEW_NONE || view >= KQ_VIEW_COUNT))
         return -ESTALE;
     const struct kq_view_row *row = kq_view_row(view);
-    struct kq_node node = {.view = view,
-                           .offset = row->of_groups ? (int64_t)(number & OFFSET_MASK) : 0};
+    struct kq_node node = {
+        .view = view,
+        .offset = row->of_groups || row->of_users ? (int64_t)(number & OFFSET_MASK) : 0};
     if (row->per_topic) {
         struct slot *slot = slot_at(nodes, index);
         if (!index || !slot || !atomic_load_explicit(&slot->lookups, memory_order_acquire))
@@ -465,7 +466,7 @@ static bool offset_counts(enum kq_view view)
     case KQ_VIEW_SEGMENT:
         return true;
     default:
-        return kq_view_row(view)->of_groups;
+        return kq_view_row(view)->of_groups || kq_view_row(view)->of_users;
     }
 }
 

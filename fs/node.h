@@ -40,8 +40,8 @@ struct kq_node {
     struct kq_topic *topic; /* borrowed; NULL where the view has none */
     struct kq_fspart *part; /* borrowed; NULL where the view has none */
     int64_t offset;         /* 0 where the view has none; TEXT: where its text begins, as the log
-                               start was at the LOOKUP; APPEND: a serial number; of groups: the
-                               group's number */
+                               start was at the LOOKUP; APPEND: a serial number; of groups and
+                               users: their number */
     uint64_t layout;        /* TEXT, OFFSET_TEXT: of the partition's text at the LOOKUP; SEGMENT:
                                that since which it is as it is; else 0 */
 };

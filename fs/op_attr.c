@@ -80,7 +80,9 @@ struct setattr {
  * broker's own watcher thread sets the size that there is (kq_notify_modified). */
 static int check_size(const struct kq_fs *fs, const struct kq_node *node, off_t size, pid_t pid)
 {
-    if ((node->view == KQ_VIEW_APPEND || node->view == KQ_VIEW_GROUP_OFFSET) && size == 0)
+    if ((node->view == KQ_VIEW_APPEND || node->view == KQ_VIEW_GROUP_OFFSET ||
+         node->view == KQ_VIEW_PASSWD) &&
+        size == 0)
         return 0;
     return kq_notifier_is_self(fs->notifier, pid) ? 0 : -EPERM;
 }

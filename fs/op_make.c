@@ -6,6 +6,7 @@
 #include "fs/attr.h"
 #include "fs/groups.h"
 #include "fs/place.h"
+#include "fs/userfile.h"
 
 #define NAME_BYTES 256
 
@@ -309,6 +310,8 @@ static int remove_file(struct kq_fs *fs, const struct kq_node *parent, const str
         return 0;
     case KQ_VIEW_GROUP_OFFSET:
         return kq_group_forget_offset(fs, parent, caller, name->partition);
+    case KQ_VIEW_USER:
+        return kq_user_remove(fs, caller, name->user);
     default:
         return -EPERM;
     }

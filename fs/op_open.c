@@ -4,6 +4,7 @@
 #include "fs/produce.h"
 #include "fs/stream.h"
 #include "fs/textplace.h"
+#include "fs/userfile.h"
 
 #define GROUPS_AT_ONCE 64
 #define GROUPS_MOST 65536 /* the kernel's NGROUPS_MAX */
@@ -13,6 +14,8 @@
 static int check_flags(const struct kq_node *node, const struct kq_view_row *row, int flags)
 {
     bool writes = (flags & O_ACCMODE) != O_RDONLY;
+    if (node->view == KQ_VIEW_PASSWD) /* also for root, whom no mode keeps from reading */
+        return (flags & O_ACCMODE) == O_WRONLY ? 0 : -EACCES;
     if (!writes && !(flags & O_TRUNC))
         return 0;
     if (!row->writable)
@@ -111,12 +114,21 @@ static int open_partition(struct kq_handle *handle, const struct kq_node *node,
     return r;
 }
 
+static int open_of_users(struct kq_handle *handle, const struct kq_node *node)
+{
+    if (node->view == KQ_VIEW_PASSWD)
+        return kq_passwd_file_new(handle->fs, &handle->passwd);
+    return kq_user_text(handle->fs, node, &handle->reading.bytes);
+}
+
 static int fill(struct kq_handle *handle, const struct kq_node *node,
                 const struct kq_caller *caller, bool may_block, int flags)
 {
     int r = 0;
     if (handle->row->of_groups)
         return kq_group_file_new(handle, node, caller, flags, &handle->group);
+    if (handle->row->of_users)
+        return open_of_users(handle, node);
     if (node->part)
         r = open_partition(handle, node, caller, may_block, flags);
     else if (handle->row->format == KQ_FORMAT_CONTROL)
@@ -145,7 +157,7 @@ int kq_open_node(struct kq_fs *fs, const struct kq_node *node, const struct kq_c
     fi->direct_io = !row->sealed;
     fi->keep_cache = row->sealed;
     fi->nonseekable = row->stream;
-    fi->noflush = !handle->producer && !handle->group;
+    fi->noflush = !handle->producer && !handle->group && !handle->passwd;
     return 0;
 }
 

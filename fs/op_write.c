@@ -7,6 +7,7 @@
 #include "fs/groups.h"
 #include "fs/handle.h"
 #include "fs/produce.h"
+#include "fs/userfile.h"
 
 /* --- Answers that wait for durability --- */
 
@@ -211,12 +212,53 @@ static void write_offset(fuse_req_t req, struct kq_handle *handle, const char *b
     kq_fs_offload(req, set_offset, &write, sizeof(write));
 }
 
+struct user_write {
+    struct kq_handle *handle;
+    size_t size;
+    char bytes[];
+};
+
+static void alter_users(fuse_req_t req, void *argument)
+{
+    struct user_write *write = argument;
+    struct kq_caller caller = kq_fs_caller(req);
+    caller.kernel_checked = false; /* it looked when the file was opened, maybe for another */
+    int r = kq_passwd_file_write(write->handle->passwd, &caller, write->bytes, write->size);
+    if (r != 0)
+        fuse_reply_err(req, kq_fs_errno(r));
+    else
+        fuse_reply_write(req, write->size);
+    explicit_bzero(write->bytes, write->size);
+    free(write);
+}
+
+/* Not copied by kq_fs_offload, so that the bytes can be wiped. */
+static void write_users(fuse_req_t req, struct kq_handle *handle, const char *bytes, size_t size)
+{
+    struct user_write *write = kq_alloc(sizeof(*write) + size);
+    if (!write) {
+        fuse_reply_err(req, kq_fs_errno(-ENOMEM));
+        return;
+    }
+    write->handle = handle;
+    write->size = size;
+    memcpy(write->bytes, bytes, size);
+    if (kq_fs_offload(req, alter_users, write, 0))
+        return;
+    explicit_bzero(write->bytes, size);
+    free(write);
+}
+
 void kq_op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
                  struct fuse_file_info *fi)
 {
     struct kq_handle *handle = kq_handle_of(fi);
     if (handle->group) {
         write_offset(req, handle, bytes, size);
+        return;
+    }
+    if (handle->passwd) {
+        write_users(req, handle, bytes, size);
         return;
     }
     int r = kq_produce(handle->producer, bytes, size);
@@ -240,7 +282,8 @@ void kq_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         kq_produce_flush(handle->producer);
     if (handle->group)
         kq_group_file_flush(handle->group);
-    fuse_reply_err(req, 0);
+    int r = handle->passwd ? kq_passwd_file_flush(handle->passwd) : 0;
+    fuse_reply_err(req, r < 0 ? kq_fs_errno(r) : 0);
 }
 
 void kq_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -10,6 +10,7 @@
 #include "broker/topicconfig.h"
 #include "fs/attr.h"
 #include "fs/groups.h"
+#include "fs/userfile.h"
 
 #define PREFIX "user.kqfs."
 #define ACL_ACCESS "system.posix_acl_access"
@@ -63,6 +64,8 @@ static int attributes_of(struct kq_fs *fs, const struct kq_node *node, struct kq
     struct kq_attr_source source;
     if (kq_view_row(node->view)->of_groups)
         return kq_group_node_attributes(fs, node, ret);
+    if (kq_view_row(node->view)->of_users)
+        return kq_user_node_attributes(fs, node, ret);
     int r = kq_attr_source_get(node, &source);
     if (r < 0)
         return r;

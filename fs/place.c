@@ -2,6 +2,7 @@
 
 #include "fs/attr.h"
 #include "fs/groups.h"
+#include "fs/userfile.h"
 
 void kq_place_release(struct kq_place *place)
 {
@@ -98,10 +99,12 @@ static int find_offset(struct kq_fs *fs, const struct kq_name *name, struct kq_p
     }
 }
 
-/* Group, topic and partition of NAME, from itself or from the directory it is in. */
+/* Group, user, topic and partition of NAME, from itself or from the directory it is in. */
 static int find_owner(struct kq_fs *fs, const struct kq_node *parent, const struct kq_name *name,
                       bool may_block, struct kq_place *place)
 {
+    if (name->user)
+        return kq_user_named(fs, name->user, &place->offset);
     if (name->group)
         return kq_group_named(fs, name->group, may_block, &place->offset);
     if (kq_view_row(parent->view)->of_groups)

@@ -16,6 +16,7 @@ static_assert(KQ_VIEW_COUNT <= 64, "a view has 6 bits of a node's number");
 #define OF_TOPIC .per_topic = true
 #define OF_PARTITION .per_topic = true, .per_partition = true
 #define OF_GROUPS .of_groups = true
+#define OF_USERS .of_users = true
 
 static const struct kq_view_row rows[KQ_VIEW_COUNT] = {
     [KQ_VIEW_ROOT] = {DIRECTORY},
@@ -55,6 +56,9 @@ static const struct kq_view_row rows[KQ_VIEW_COUNT] = {
     [KQ_VIEW_GROUP_TEXT] = {FILE_OF(GROUP), OF_PARTITION, OF_GROUPS},
     [KQ_VIEW_GROUP_OFFSET] = {FILE_OF(GROUP), OF_PARTITION, OF_GROUPS, .writable = true},
     [KQ_VIEW_GROUP_LAG] = {FILE_OF(GROUP), OF_PARTITION, OF_GROUPS},
+    [KQ_VIEW_USERS] = {DIRECTORY, OF_USERS},
+    [KQ_VIEW_USER] = {FILE_OF(CONTROL), OF_USERS},
+    [KQ_VIEW_PASSWD] = {FILE_OF(PASSWD), OF_USERS, .writable = true},
 };
 
 const struct kq_view_row *kq_view_row(enum kq_view view)
@@ -69,6 +73,7 @@ enum form {
     FORM_LITERAL,   /* the text itself */
     FORM_TOPIC,     /* the name of a topic that users may see */
     FORM_GROUP,     /* the name of a group: any */
+    FORM_USER,      /* the name of a user's file: any */
     FORM_PARTITION, /* p<N>, then the text */
     FORM_OFFSET,    /* <N>, then the text */
     FORM_EARLIEST,  /* `earliest`, then the text */
@@ -125,12 +130,15 @@ static const struct rule rules[] = {
     {KQ_VIEW_CONTROL, FORM_LITERAL, "config", KQ_VIEW_CONFIG, true},
     {KQ_VIEW_CONTROL, FORM_LITERAL, "groups", KQ_VIEW_GROUPS, true},
     {KQ_VIEW_CONTROL, FORM_LITERAL, "metrics", KQ_VIEW_METRICS, true},
+    {KQ_VIEW_CONTROL, FORM_LITERAL, "passwd", KQ_VIEW_PASSWD, false},
     {KQ_VIEW_CONTROL, FORM_LITERAL, "segments", KQ_VIEW_SEGMENTS, true},
+    {KQ_VIEW_CONTROL, FORM_LITERAL, "users", KQ_VIEW_USERS, true},
     {KQ_VIEW_CONTROL, FORM_LITERAL, "version", KQ_VIEW_VERSION, true},
     {KQ_VIEW_SEGMENTS, FORM_TOPIC, "", KQ_VIEW_SEGMENTS_TOPIC, true},
     {KQ_VIEW_SEGMENTS_TOPIC, FORM_PARTITION, "", KQ_VIEW_SEGMENTS_PARTITION, true},
     {KQ_VIEW_SEGMENTS_PARTITION, FORM_SEGMENT, "", KQ_VIEW_SEGMENT, true},
 
+    {KQ_VIEW_USERS, FORM_USER, "", KQ_VIEW_USER, true},
     {KQ_VIEW_GROUPS, FORM_GROUP, "", KQ_VIEW_GROUP, true},
     {KQ_VIEW_GROUP, FORM_TOPIC, "", KQ_VIEW_GROUP_TOPIC, true},
     {KQ_VIEW_GROUP_TOPIC, FORM_PARTITION, "", KQ_VIEW_GROUP_TEXT, false},
@@ -190,6 +198,9 @@ static const char *match_form(enum form form, const char *name, struct kq_name *
         return kq_topic_name_valid(name) && !kq_topic_is_internal(name) ? "" : NULL;
     case FORM_GROUP:
         ret->group = name;
+        return "";
+    case FORM_USER:
+        ret->user = name;
         return "";
     case FORM_PARTITION:
         rest = *name == 'p' ? read_number(name + 1, INT32_MAX, &partition) : NULL;

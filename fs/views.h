@@ -55,6 +55,10 @@ enum kq_view {
     KQ_VIEW_GROUP_TEXT,   /* .kqfs/groups/billing/orders/p0 */
     KQ_VIEW_GROUP_OFFSET, /* p0.offset */
     KQ_VIEW_GROUP_LAG,    /* p0.lag */
+    /* users of the network (fs/userfile.h): the offset of a user's node is its number */
+    KQ_VIEW_USERS,  /* .kqfs/users */
+    KQ_VIEW_USER,   /* .kqfs/users/app1 */
+    KQ_VIEW_PASSWD, /* .kqfs/passwd: takes changes of users, shows nothing */
     KQ_VIEW_COUNT
 };
 
@@ -71,6 +75,7 @@ enum kq_view_format {
     KQ_FORMAT_VALUE,
     KQ_FORMAT_CONTROL, /* generated when opened */
     KQ_FORMAT_GROUP,   /* fs/groupfile.c */
+    KQ_FORMAT_PASSWD,  /* fs/userfile.c */
 };
 
 struct kq_view_row {
@@ -81,6 +86,7 @@ struct kq_view_row {
     bool sealed;                   /* can never grow: the kernel may keep its pages */
     bool per_topic, per_partition; /* what a node of it belongs to */
     bool of_groups;                /* .kqfs/groups, or below */
+    bool of_users;                 /* .kqfs/users, or below, or .kqfs/passwd */
 };
 
 /* The row of VIEW, which must be below KQ_VIEW_COUNT. */
@@ -103,11 +109,12 @@ struct kq_name {
     int64_t number;    /* an offset, a segment's base offset, or a time in ms; 0 */
     const char *topic; /* the name itself, where it is a topic's; NULL else */
     const char *group; /* likewise */
+    const char *user;  /* likewise, as the name of a file */
 };
 
 /* What NAME means in a directory of view PARENT, by its form alone: whether the topic, partition
  * or offset exists is not asked. Numbers have no leading zeros (but 0 itself), segments have 20
- * digits. RET->topic and RET->group point to NAME. 0; -ENOENT. Any thread. */
+ * digits. What RET points to is NAME. 0; -ENOENT. Any thread. */
 int kq_view_parse(enum kq_view parent, const char *name, struct kq_name *ret);
 
 /* Names that every directory of view PARENT lists, in order: the one at INDEX (0, 1, …) and its

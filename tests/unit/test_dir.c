@@ -90,7 +90,8 @@ static void each_directory_lists_what_may_be_read_once(void **state)
     LISTS(*state, KQ_VIEW_BY_TIME, -1, "p0", "p1");
     LISTS(*state, KQ_VIEW_BY_TIME_PARTITION, 1);
     LISTS(*state, KQ_VIEW_BY_SEGMENT_PARTITION, 0);
-    LISTS(*state, KQ_VIEW_CONTROL, -1, "config", "groups", "metrics", "segments", "version");
+    LISTS(*state, KQ_VIEW_CONTROL, -1, "config", "groups", "metrics", "segments", "users",
+          "version");
     LISTS(*state, KQ_VIEW_SEGMENTS, -1, "orders");
     LISTS(*state, KQ_VIEW_SEGMENTS_TOPIC, -1, "p0", "p1");
 }

@@ -159,7 +159,7 @@ static void listings_are_what_may_be_read_once(void **state)
     list(kernel, "orders/by-time/p0", 4096, names);
     assert_string_equal(names, ". .. ");
     list(kernel, ".kqfs", 4096, names);
-    assert_string_equal(names, ". .. config groups metrics segments version ");
+    assert_string_equal(names, ". .. config groups metrics segments users version ");
 }
 
 static void a_listing_in_small_pieces_has_each_name_once(void **state)

@@ -107,6 +107,18 @@ static void test_what_cannot_be_is_refused_and_changes_nothing(void **state)
     assert_false(has("c", KQ_SCRAM_SHA_256));
 }
 
+static void test_fewer_users_may_be_than_are_there(void **state)
+{
+    assert_int_equal(set("a", KQ_SCRAM_SHA_256, &one), 0);
+    assert_int_equal(set("b", KQ_SCRAM_SHA_256, &one), 0);
+    kq_users_close(users);
+    assert_int_equal(kq_users_open(1, dirfd_, &users), 0);
+    assert_true(has("a", KQ_SCRAM_SHA_256) && has("b", KQ_SCRAM_SHA_256));
+    assert_int_equal(set("b", KQ_SCRAM_SHA_512, &one), 0);
+    assert_int_equal(set("c", KQ_SCRAM_SHA_256, &one), -EDQUOT);
+    assert_int_equal(faccessat(dirfd_, KQ_USERS_FILE ".damaged", F_OK, 0), -1);
+}
+
 static int open_file(void)
 {
     int fd = openat(dirfd_, KQ_USERS_FILE, O_RDWR);
@@ -184,6 +196,7 @@ int main(void)
         TEST(test_what_was_set_is_there_after_a_start),
         TEST(test_the_secret_stays_and_the_file_is_the_owners_alone),
         TEST(test_what_cannot_be_is_refused_and_changes_nothing),
+        TEST(test_fewer_users_may_be_than_are_there),
         TEST(test_a_change_that_a_crash_has_cut_off_has_not_happened),
         TEST(test_a_damaged_file_is_put_aside),
         TEST(test_the_file_does_not_grow_for_ever),

@@ -65,6 +65,18 @@ static void groups_have_a_directory_a_topic_and_three_files_a_partition(void **s
     assert_none(KQ_VIEW_GROUP_TOPIC, "p07.lag");
 }
 
+static void a_user_has_a_file_of_any_name(void **state)
+{
+    struct kq_name name;
+    assert_name(KQ_VIEW_CONTROL, "users", KQ_VIEW_USERS, -1, 0);
+    assert_name(KQ_VIEW_CONTROL, "passwd", KQ_VIEW_PASSWD, -1, 0);
+    assert_int_equal(kq_view_parse(KQ_VIEW_USERS, "app 1", &name), 0);
+    assert_int_equal(name.view, KQ_VIEW_USER);
+    assert_string_equal(name.user, "app 1");
+    assert_null(name.group);
+    assert_none(KQ_VIEW_USER, "app1");
+}
+
 static void internal_topics_are_no_directories(void **state)
 {
     assert_none(KQ_VIEW_ROOT, "__consumer_offsets");
@@ -317,6 +329,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_topic_directory_opens_every_view_of_a_partition),
         cmocka_unit_test(groups_have_a_directory_a_topic_and_three_files_a_partition),
+        cmocka_unit_test(a_user_has_a_file_of_any_name),
         cmocka_unit_test(internal_topics_are_no_directories),
         cmocka_unit_test(what_is_not_exactly_a_partition_is_not_there),
         cmocka_unit_test(offsets_compose_with_every_format),
