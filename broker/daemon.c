@@ -128,6 +128,12 @@ static sigset_t stop_signals(void)
     return set;
 }
 
+void kq_signals_stop(void)
+{
+    if (!atomic_exchange(&stopping, true))
+        stop_function();
+}
+
 static void *take_signals(void *unused)
 {
     sigset_t set = stop_signals();
@@ -141,8 +147,8 @@ static void *take_signals(void *unused)
             break;
         if (got == SIGHUP && hangup_function && hangup_function())
             continue;
-        if (got > 0 && !atomic_exchange(&stopping, true))
-            stop_function();
+        if (got > 0)
+            kq_signals_stop();
         if (got < 0 && errno == EAGAIN && !quiet)
             kq_diag(LOG_NOTICE, "%s (%lld s so far)", progress_text,
                     (long long)((kq_clock_mono_ns() - started_ns) / 1000000000));

@@ -27,6 +27,9 @@ void kq_signals_quiet(void);
  * kq_signals_start. */
 void kq_signals_on_hangup(bool (*reload)(void));
 
+/* As if one of them had been taken. Any thread, after kq_signals_start. */
+void kq_signals_stop(void);
+
 /* Was one of them taken? Any thread. */
 bool kq_signals_stopping(void);
 

@@ -85,8 +85,9 @@ int kq_helper_fork(const struct kq_helper_options *options, bool quiet);
 /* Uses the helper that a service manager starts at the unix socket PATH. 0; -errno (reported). */
 int kq_helper_connect(const char *path);
 
-/* Watches the helper on a thread of its own, and says so when it dies. */
-int kq_helper_watch(void);
+/* Watches the helper on a thread of its own, which says so when it dies, and calls ON_LOSS then. 0;
+ * -errno (reported). */
+int kq_helper_watch(void (*on_loss)(void));
 
 /* The broker is done: the helper ends. Nothing where there is none. */
 void kq_helper_end(void);

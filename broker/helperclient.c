@@ -20,6 +20,7 @@ static struct client {
     pthread_mutex_t lock;
     pthread_t watcher;
     bool watched;
+    void (*on_loss)(void);
     atomic_bool ending;
     struct kq_privileged privileged;
 } client = {.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
@@ -206,17 +207,19 @@ static void *watch(void *unused)
     struct pollfd helper = {.fd = client.fd, .events = POLLRDHUP};
     while (poll(&helper, 1, -1) < 0 && errno == EINTR)
         ;
-    if (!client.ending)
-        kq_diag(LOG_ERR, "the helper process has gone: files of keys are not read again, watchers "
-                         "of the mount hear nothing, and nobody will unmount it: restart the "
-                         "broker");
+    if (!client.ending) {
+        kq_diag(LOG_ERR, "the helper process has gone: nobody can read keys again, wake those who "
+                         "watch the mount, or unmount it: the broker ends");
+        client.on_loss();
+    }
     return NULL;
 }
 
-int kq_helper_watch(void)
+int kq_helper_watch(void (*on_loss)(void))
 {
     if (client.fd < 0)
         return 0;
+    client.on_loss = on_loss;
     int r = -pthread_create(&client.watcher, NULL, watch, NULL);
     client.watched = r == 0;
     if (r == 0)

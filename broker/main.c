@@ -8,6 +8,7 @@
 #include <fuse3/fuse_lowlevel.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -50,6 +51,14 @@ static void stop_serving(void)
         kq_fs_stop(mounted);
     pthread_mutex_unlock(&mounted_lock);
     sem_post(&stopped);
+}
+
+static atomic_bool alone; /* the helper has gone */
+
+static void end_alone(void)
+{
+    alone = true;
+    kq_signals_stop();
 }
 
 /* SIGHUP: certificates are read again; where there are none to read, it ends the broker. */
@@ -336,11 +345,11 @@ static int give_up_and_run(struct kq_config *config, struct kq_authsetup *who,
         return code;
     listening = server;
     kq_signals_on_hangup(hung_up);
-    if (kq_signals_start(stop_serving, "recovering the log") < 0 || kq_helper_watch() < 0)
+    if (kq_signals_start(stop_serving, "recovering the log") < 0 || kq_helper_watch(end_alone) < 0)
         return KQ_EXIT_FAILURE;
     code = run(config, who, server);
     kq_signals_end();
-    return code;
+    return code == KQ_EXIT_OK && alone ? KQ_EXIT_FAILURE : code;
 }
 
 static int bind_and_run(struct kq_config *config, const struct kq_config *defaults,

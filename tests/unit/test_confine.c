@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -81,6 +82,28 @@ static int other_powers(void)
 static void it_starts_traces_and_mounts_nothing(void **state)
 {
     assert_int_equal(confined(other_powers, false), 0);
+}
+
+/* What it says meanwhile goes to a file of its own. */
+static int refused_mount(void)
+{
+    char path[64], said[512] = "";
+    snprintf(path, sizeof(path), "%s/said", data);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+        return 64;
+    kq_diag_set_level(LOG_INFO);
+    bool fails = result(mount("none", data, "tmpfs", 0, NULL)) == -EPERM;
+    ssize_t n = pread(fd, said, sizeof(said) - 1, 0);
+    unlink(path);
+    return fails && n > 0 && strstr(said, "the system call mount (") && strstr(said, "was refused")
+               ? 0
+               : 1;
+}
+
+static void what_is_refused_fails_with_eperm_and_is_reported(void **state)
+{
+    assert_int_equal(confined(refused_mount, false), 0);
 }
 
 static int processes(void)
@@ -172,6 +195,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_starts_traces_and_mounts_nothing),
+        cmocka_unit_test(what_is_refused_fails_with_eperm_and_is_reported),
         cmocka_unit_test(it_makes_no_processes),
         cmocka_unit_test(what_it_can_write_it_cannot_execute),
         cmocka_unit_test(it_reads_and_writes_its_own_files_only),
