@@ -189,10 +189,10 @@ static int conclude(struct kq_sasl_exchange *exchange, gss_buffer_desc *token,
     OM_uint32 minor;
     gss_buffer_desc plain = GSS_C_EMPTY_BUFFER;
     OM_uint32 major = gss_unwrap(&minor, exchange->context, token, &plain, NULL, NULL);
-    if (major != GSS_S_COMPLETE) /* not even a token that came twice, or late */
-        return fail_by(exchange, ret, major, minor);
     const char *bytes = plain.value;
-    if (plain.length < 4)
+    if (major != GSS_S_COMPLETE) /* not even a token that came twice, or late: they have bytes */
+        fail_by(exchange, ret, major, minor);
+    else if (plain.length < 4)
         fail(exchange, ret, MALFORMED, "a malformed choice of a security layer");
     else if (bytes[0] != LAYER_NONE)
         fail(exchange, ret, MALFORMED, "a security layer, which there is not");
