@@ -253,8 +253,8 @@ class Client:
     def __exit__(self, *_):
         self.close()
 
-    def send(self, name, version, **values):
-        """Returns what receive() takes to read the response."""
+    def frame(self, name, version, **values):
+        """The next request, and what receive() takes to read its response."""
         api = APIS[name]
         flexible = version >= api.flexible
         self.correlation += 1
@@ -262,11 +262,16 @@ class Client:
         head += struct.pack(">h", len(self.client_id)) + self.client_id.encode()
         frame = head + (b"\0" if flexible else b"")
         frame += write_fields(api.request, values, version, flexible)
+        return struct.pack(">i", len(frame)) + frame, (api, version, self.correlation)
+
+    def send(self, name, version, **values):
+        """Returns what receive() takes to read the response."""
+        frame, sent = self.frame(name, version, **values)
         try:
-            self.socket.sendall(struct.pack(">i", len(frame)) + frame)
+            self.socket.sendall(frame)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise Closed from error
-        return api, version, self.correlation
+        return sent
 
     def read(self, count):
         parts = []
