@@ -248,6 +248,7 @@ void kq_options_print_help(FILE *to)
     fputs("Usage: kqfs [options] MOUNTPOINT\n"
           "       kqfs SOURCE MOUNTPOINT [-o OPTIONS]     (SOURCE: a data directory)\n"
           "       kqfs export [options] TARGET_LOG_DIR    (see kqfs export --help)\n"
+          "       kqfs passwd [options] NAME              (see kqfs passwd --help)\n"
           "Mounts a message log: topics are directories, `cat >>` produces, `tail -f`\n"
           "consumes, permissions grant access, and every message is durable.\n\n"
           "  -h, --help                this text\n"

@@ -4,8 +4,12 @@ _kqfs() {
     local cur prev words cword split
     _init_completion -s || return
     case $prev in
-    --data)
+    --data | --mountpoint)
         _filedir -d
+        return
+        ;;
+    --user)
+        mapfile -t COMPREPLY < <(compgen -u -- "$cur")
         return
         ;;
     --config)
@@ -33,11 +37,17 @@ _kqfs() {
         fi
         return
     fi
+    if [[ ${words[1]-} == passwd && $cword -gt 1 ]]; then
+        [[ $cur == -* ]] && mapfile -t COMPREPLY < <(compgen -W \
+            '--delete --data --config --user --mountpoint --help' -- "$cur")
+        return
+    fi
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "-f -d -s -h -V -o $(_parse_help "$1")
             --topic.retention.ms --topic.retention.bytes --topic.segment.bytes" -- "$cur")
     else
         _filedir -d
         [[ $cword == 1 && export == "$cur"* ]] && COMPREPLY+=(export)
+        [[ $cword == 1 && passwd == "$cur"* ]] && COMPREPLY+=(passwd)
     fi
 } && complete -F _kqfs kqfs
