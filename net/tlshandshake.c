@@ -20,6 +20,7 @@
 #define NS_PER_MS INT64_C(1000000)
 #define SAY_EACH_MS 10000
 #define REASON_BYTES 160
+#define PARTING_BYTES 65536
 
 /* Belongs to its loop, but for the members that a step writes, while it runs. */
 struct kq_handshake {
@@ -36,6 +37,8 @@ struct kq_handshake {
     bool again;   /* something was ready meanwhile */
     bool ended;
     bool handed_over; /* it has become a connection */
+    bool parting;     /* it has failed, and been counted */
+    size_t parted;    /* bytes read since */
     /* Of the step: */
     int result; /* 0: done; -EAGAIN; -errno */
     enum kq_tls_count failure;
@@ -203,16 +206,44 @@ static void end(struct kq_handshake *handshake)
     kq_loop_soon(shard->loop, &handshake->task);
 }
 
+static void report(struct kq_handshake *handshake, enum kq_tls_count why)
+{
+    kq_tls_count(counts_of(handshake), why);
+    if (why != KQ_TLS_BROKEN_OFF)
+        say(handshake);
+}
+
 static void give_up(struct kq_handshake *handshake, enum kq_tls_count why)
 {
     if (handshake->ended)
         return;
     handshake->ended = true;
-    kq_tls_count(counts_of(handshake), why);
-    if (why != KQ_TLS_BROKEN_OFF)
-        say(handshake);
+    if (!handshake->parting)
+        report(handshake, why);
     if (!handshake->running)
         end(handshake);
+}
+
+/* Until the client has closed too, or its time is over: with bytes unread, and a client of TLS 1.3
+ * has sent its first request by then, close(2) would take back the alert that says why. */
+static void part(struct kq_handshake *handshake)
+{
+    char buffer[4096];
+    ssize_t n = 1;
+    while (n > 0 && handshake->parted < PARTING_BYTES) {
+        n = recv(handshake->arrived.transport.fd, buffer, sizeof(buffer), MSG_DONTWAIT);
+        handshake->parted += n > 0 ? (size_t)n : 0;
+    }
+    if (n >= 0 || (errno != EAGAIN && errno != EINTR))
+        give_up(handshake, handshake->failure);
+}
+
+static void refuse(struct kq_handshake *handshake)
+{
+    report(handshake, handshake->failure);
+    handshake->parting = true;
+    shutdown(handshake->arrived.transport.fd, SHUT_WR);
+    part(handshake);
 }
 
 static void log_connection(const struct kq_handshake *handshake)
@@ -261,7 +292,7 @@ static void step_done(struct kq_mail *mail)
     else if (handshake->result == 0)
         become_connection(handshake);
     else if (handshake->result != -EAGAIN)
-        give_up(handshake, handshake->failure);
+        refuse(handshake);
     else if (handshake->again)
         go_on(handshake);
 }
@@ -272,7 +303,9 @@ static void ready(struct kq_watch *watch, uint32_t events)
         (struct kq_handshake *)((char *)watch - offsetof(struct kq_handshake, watch));
     if (handshake->ended)
         return;
-    if (handshake->running)
+    if (handshake->parting)
+        part(handshake);
+    else if (handshake->running)
         handshake->again = true;
     else if (events & (handshake->wants | EPOLLERR | EPOLLHUP | EPOLLRDHUP))
         go_on(handshake);

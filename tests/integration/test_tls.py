@@ -140,6 +140,20 @@ def test_a_client_needs_a_certificate_of_the_ca_where_it_is_required():
         assert is_refused(lambda: broker.connect("stranger"))
 
 
+def test_who_is_refused_is_told_why_even_when_it_has_asked_for_something():
+    """A client of TLS 1.3 may send requests before it is known whether its certificate is good."""
+    with Broker(authentication="required") as broker:
+        for certificate, why in (None, "CERTIFICATE_REQUIRED"), ("stranger", "UNKNOWN_CA"):
+            connection = broker.connect(certificate)
+            for _ in range(20):
+                connection.sendall(bytes.fromhex("0000000a 0012 0000 00000007 ffff"))
+            try:
+                raise AssertionError(f"it is served: {connection.recv(100)}")
+            except ssl.SSLError as error:
+                assert why in str(error), error
+            connection.close()
+
+
 def test_plaintext_and_silence_end_and_hold_up_nobody():
     with Broker("--tls.handshake.timeout.ms", "1500") as broker:
         silent = [broker.connect_plain() for _ in range(50)]
