@@ -12,8 +12,9 @@
 #include "net/wire.h"
 
 /* Then it is the turn of others: some 50 us of copying into a socket, which is what one turn of a
- * reader of much may add to the latency of everybody else on the loop. */
+ * reader of much may add to the latency of everybody else on the loop. Encrypting takes longer. */
 #define SEND_AT_ONCE ((size_t)256 * 1024)
+#define ENCRYPT_AT_ONCE ((size_t)64 * 1024)
 
 /* A range of a file that is being read in for a connection, which may be gone when that is done. */
 struct kq_warming {
@@ -90,11 +91,12 @@ static void count_sent(struct kq_conn *conn, uint64_t before, uint64_t from_file
 void kq_conn_write(struct kq_conn *conn)
 {
     struct kq_cold cold;
+    size_t budget = conn->transport.class->encrypts ? ENCRYPT_AT_ONCE : SEND_AT_ONCE;
     uint64_t before = conn->sendq.sent, from_files = conn->sendq.sent_from_files;
     if (!conn->writable || conn->warming || kq_sendq_left(&conn->sendq) == 0)
         return;
     int64_t began_ns = kq_throttle_send_clock(conn);
-    int r = kq_sendq_write(&conn->sendq, &conn->transport, SEND_AT_ONCE, &cold);
+    int r = kq_sendq_write(&conn->sendq, &conn->transport, budget, &cold);
     kq_throttle_sent(conn, began_ns);
     count_sent(conn, before, from_files);
     if (r == KQ_SENDQ_COLD)

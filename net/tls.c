@@ -301,6 +301,7 @@ static const struct kq_transport_class copying_class = {
     .wants = tls_wants,
     .close = tls_close,
     .copies_files = true,
+    .encrypts = true,
 };
 
 static const struct kq_transport_class kernel_class = {
@@ -310,6 +311,7 @@ static const struct kq_transport_class kernel_class = {
     .shutdown = tls_shutdown,
     .wants = tls_wants,
     .close = tls_close,
+    .encrypts = true,
 };
 
 int kq_tls_init_consume(struct kq_transport *transport, SSL *ssl, struct kq_tls_desk *desk)

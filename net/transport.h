@@ -44,6 +44,9 @@ struct kq_transport_class {
 
     /* sendfile reads the file into memory. */
     bool copies_files;
+
+    /* What is sent is encrypted on the thread that sends it. */
+    bool encrypts;
 };
 
 struct kq_transport {
