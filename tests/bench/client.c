@@ -242,6 +242,7 @@ static const struct job {
     {"tcp-pingpong", 3, job_tcp_pingpong},
     {"tcp-idle", 3, job_tcp_idle},
     {"tcp-metadata", 3, job_tcp_metadata},
+    {"tcp-requests", 5, job_tcp_requests},
     {"refetch", 7, job_refetch},
     {"tls-serve", 4, job_tls_serve},
     {"tls-drain", 4, job_tls_drain},

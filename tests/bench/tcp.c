@@ -595,3 +595,25 @@ int job_tcp_metadata(char **arguments)
     print_rate((int64_t)bytes, now_ns() - begun, count);
     return 0;
 }
+
+int job_tcp_requests(char **arguments)
+{
+    struct frame frame;
+    size_t batch;
+    int64_t count = number(arguments[3]);
+    uint64_t bytes = 0;
+    int fd = tcp_connect(arguments[0], arguments[1]);
+
+    if (strcmp(arguments[4], "fetch") == 0) {
+        tcp_fetch_request(&frame, arguments[2], 0, 1);
+    } else {
+        stamp((char *)frame.bytes + produce_request(&frame, arguments[2], &batch));
+        kq_store_be32(frame.bytes + batch + 17,
+                      kq_crc32c(0, frame.bytes + batch + 21, frame.length - batch - 21));
+    }
+    int64_t begun = now_ns();
+    for (int64_t i = 0; i < count; i++)
+        ask(fd, &frame, &bytes);
+    print_rate((int64_t)bytes, now_ns() - begun, count);
+    return 0;
+}

@@ -50,3 +50,7 @@ int job_tcp_idle(char **arguments);
 
 /* tcp-metadata HOST PORT COUNT: so many Metadata requests for all topics, one after the other. */
 int job_tcp_metadata(char **arguments);
+
+/* tcp-requests HOST PORT TOPIC COUNT produce|fetch: so many requests, one after the other: a
+ * Produce of one message of 100 bytes, or a Fetch of the first batch of partition 0. */
+int job_tcp_requests(char **arguments);

@@ -137,7 +137,8 @@ static void discard(struct stream *stream, size_t length)
 {
     while (length > 0 || stream->skip > 0) {
         size_t most = stream->ssl || length > PIECE ? PIECE : length;
-        ssize_t got = recv(stream->fd, piece(), most, 0);
+        /* tcp(7): with MSG_TRUNC nothing is copied. */
+        ssize_t got = recv(stream->fd, piece(), most, stream->ssl ? 0 : MSG_TRUNC);
         if (got <= 0)
             die("receive");
         size_t data = stream->ssl ? data_in(stream, (uint8_t *)piece(), (size_t)got) : (size_t)got;

@@ -5,10 +5,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +20,7 @@ RANGE = 32 * MIB        # of a response; the same one each time
 IN_THE_GUEST = "KQFS_BENCH_GUEST"
 CONSUMERS = 4
 CONSUMER_BYTES = MIB    # as Kafka's clients ask for of a partition
-BESIDE_RATE = 96 * MIB  # of each consumer inside TLS
+BESIDE_RATE = 48 * MIB  # of each consumer inside TLS
 SAME_CPU = 0.05
 SEARCHES = 12
 
@@ -210,16 +208,17 @@ class Load:
             raise CannotMeasure("a consumer failed")
 
 
-def tune(load, wanted, seconds):
+def tune(load, wanted, seconds, searches):
     """Until LOAD takes as much of the broker's CPU as WANTED."""
-    for _ in range(SEARCHES):
+    for _ in range(searches):
         with load:
             time.sleep(seconds)
         share = load.cpus.pop()
         if abs(share / wanted - 1) <= SAME_CPU / 2:
             return
         load.rate *= wanted / share
-    raise CannotMeasure(f"plaintext consumers take {share:.2f} of a CPU at most, TLS {wanted:.2f}")
+    if searches == SEARCHES:
+        raise CannotMeasure(f"plaintext consumers take {share:.2f} of a CPU at most, TLS {wanted:.2f}")
 
 
 @row
@@ -233,7 +232,7 @@ def tls_beside(bench, stack):
     inside, beside = (Load(bench, broker, scheme, where) for scheme in ("tls", "plain"))
     with inside:
         time.sleep(bench.size(3, 0.5))
-    tune(beside, inside.cpus.pop(), bench.size(3, 0.5))
+    tune(beside, inside.cpus.pop(), bench.size(3, 0.5), bench.size(SEARCHES, 1))
 
     def latency(load):
         def run():
@@ -265,7 +264,7 @@ def openssl_server(bench, stack, kind, cpus):
     stack.callback(log.close)
     stack.callback(process.wait)
     stack.callback(process.kill)
-    for _ in range(600):
+    for _ in range(1200):
         found = re.search(r"ACCEPT 127\.0\.0\.1:(\d+)", Path(log.name).read_text())
         if found:
             return process.pid, int(found[1])
@@ -298,6 +297,71 @@ def tls_handshakes(bench, stack):
                                Figures(*results), per_second, at_least=0.8,
                                note=f"CPU {used[0]:.0f} µs each against {used[1]:.0f} µs")
         broker.stop()
+
+
+# --- What permissions cost ---
+
+class Counted:
+    """A broker under callgrind, without a mount: every client is nobody, whom an ACL names."""
+
+    def __init__(self, bench, stack):
+        if not shutil.which("valgrind") or not shutil.which("setfacl"):
+            raise NotHere("needs valgrind and setfacl")
+        self.bench, self.data = bench, bench.directory("kqfs-data", stack)
+        with contextlib.ExitStack() as own:
+            broker = bench.kqfs(own, None, self.data)
+            topic = kit.new_topic(broker, "t")
+            kit.run(["setfacl", "-m", "u:nobody:x", topic])
+            kit.run(["setfacl", "-m", "u:nobody:rw", topic / "p0"])
+        self.log, self.out = bench.work / "callgrind.log", bench.work / "callgrind.out"
+        self.process = subprocess.Popen(
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={self.out}", str(bench.build / "kqfs"),
+             "-f", "--no-mount", "--data", str(self.data), "--listen", "plaintext://127.0.0.1:0",
+             "--plaintext.user", "nobody"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=self.log.open("w"))
+        stack.callback(self.process.wait)
+        stack.callback(self.process.kill)
+        self.port = self._port()
+        for what in "produce", "fetch":
+            self.ask(what, 200)
+
+    def _port(self):
+        for _ in range(2400):
+            found = re.search(r"listening at plaintext://127\.0\.0\.1:(\d+)", self.log.read_text())
+            if found:
+                return int(found[1])
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise CannotMeasure("kqfs did not start under callgrind")
+
+    def ask(self, what, count):
+        self.bench.client("tcp-requests", "127.0.0.1", self.port, "t", count, what)
+
+    def instructions(self, what, count):
+        """Of one request: in all, and of these those of kq_authorize and what it calls."""
+        kit.run(["callgrind_control", "--zero", self.process.pid])
+        self.ask(what, count)
+        kit.run(["callgrind_control", "--dump", self.process.pid])
+        dump = max(self.out.parent.glob(f"{self.out.name}.*"), key=lambda path: path.stat().st_mtime_ns)
+        text = kit.run(["callgrind_annotate", "--inclusive=yes", "--threshold=100", dump])
+        lines = {name: int(number.replace(",", "")) / count for number, name in
+                 re.findall(r"^\s*([\d,]+) \(.*?\)\s+(?:\S*:)?(PROGRAM TOTALS|kq_authorize)(?= |$)", text, re.M)}
+        if "kq_authorize" not in lines:
+            raise CannotMeasure("no request asked whether it may")
+        return lines["PROGRAM TOTALS"], lines["kq_authorize"]
+
+
+@row
+def authorisation(bench, stack):
+    """There is no switch that turns it off: what it takes is taken out of the sum."""
+    counted = Counted(bench, stack)
+    for what in "produce", "fetch":
+        every, asking = counted.instructions(what, bench.size(5000, 200))
+        yield Result(f"instructions of a small {what} request by a user whom an ACL names",
+                     "the same less what kq_authorize and all below it take", "any",
+                     f"{every:,.0f}", f"{every - asking:,.0f}", every / (every - asking), "≤ 1.02",
+                     every / (every - asking) <= 1.02)
 
 
 # --- What does nothing ---
