@@ -1,6 +1,7 @@
 #include "auth/principals.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/random.h>
@@ -13,23 +14,29 @@
 #define SHELVES_MOST 16
 #define ENTRIES_PER_SHELF 64 /* at least, before there is another shelf */
 
-struct entry {
-    LIST_ENTRY(entry) chain;
-    TAILQ_ENTRY(entry) used;
+/* What is remembered of a name. */
+struct kq_principal {
+    LIST_ENTRY(kq_principal) chain;
+    TAILQ_ENTRY(kq_principal) queue; /* `used` or `open` of its shelf */
     uint64_t hash;
     int64_t until_ns;
-    const struct kq_identity *identity;
+    _Atomic(const struct kq_identity *) identity; /* changes under the shelf's lock */
+    struct kq_principals *principals;
+    unsigned openers;
+    uint64_t round; /* of the refresh that has had it */
     char name[];
 };
 
-LIST_HEAD(chain, entry);
+LIST_HEAD(chain, kq_principal);
+TAILQ_HEAD(queue, kq_principal);
 
 /* A part of what is remembered, by the hash of the names. */
 struct shelf {
     pthread_mutex_t lock; /* held for a look into the table, never while the host is asked */
     struct chain *chains;
-    TAILQ_HEAD(, entry) used; /* longest ago first */
-    unsigned count;
+    struct queue used; /* that nobody has open; longest ago first */
+    struct queue open;
+    unsigned count; /* of USED */
     char apart[64]; /* from the next one's lock */
 };
 
@@ -40,9 +47,11 @@ struct kq_principals {
     size_t user_count;
     int64_t refresh_ms;
     uint64_t seed;
-    unsigned shelf_count; /* a power of two */
-    unsigned most;        /* entries of each */
-    unsigned chain_count; /* of each; a power of two */
+    uint64_t round;         /* of the thread that refreshes */
+    atomic_uint open_count; /* of names in use */
+    unsigned shelf_count;   /* a power of two */
+    unsigned most;          /* entries of each */
+    unsigned chain_count;   /* of each; a power of two */
     struct shelf shelves[SHELVES_MOST];
 };
 
@@ -139,6 +148,7 @@ static int make_shelves(struct kq_principals *principals, unsigned most)
         struct shelf *shelf = &principals->shelves[i];
         pthread_mutex_init(&shelf->lock, NULL);
         TAILQ_INIT(&shelf->used);
+        TAILQ_INIT(&shelf->open);
         shelf->chains = kq_zalloc(principals->chain_count * sizeof(*shelf->chains));
         if (!shelf->chains)
             r = -ENOMEM;
@@ -172,13 +182,20 @@ int kq_principals_new(const struct kq_principals_options *options, struct kq_pri
     return 0;
 }
 
-static void drop(struct shelf *shelf, struct entry *entry)
+/* It is in no queue any more. */
+static void drop(struct kq_principal *entry)
 {
     LIST_REMOVE(entry, chain);
-    TAILQ_REMOVE(&shelf->used, entry, used);
-    shelf->count--;
-    kq_identity_unref(entry->identity);
+    kq_identity_unref(atomic_load(&entry->identity));
     free(entry);
+}
+
+static void drop_oldest(struct shelf *shelf)
+{
+    struct kq_principal *entry = TAILQ_FIRST(&shelf->used);
+    TAILQ_REMOVE(&shelf->used, entry, queue);
+    shelf->count--;
+    drop(entry);
 }
 
 void kq_principals_free(struct kq_principals *principals)
@@ -187,9 +204,8 @@ void kq_principals_free(struct kq_principals *principals)
         return;
     for (unsigned i = 0; i < principals->shelf_count; i++) {
         struct shelf *shelf = &principals->shelves[i];
-        struct entry *entry;
-        while ((entry = TAILQ_FIRST(&shelf->used)))
-            drop(shelf, entry);
+        while (shelf->count)
+            drop_oldest(shelf);
         free(shelf->chains);
         pthread_mutex_destroy(&shelf->lock);
     }
@@ -226,10 +242,10 @@ static struct chain *chain_of(const struct kq_principals *principals, struct she
     return &shelf->chains[hash & (principals->chain_count - 1)];
 }
 
-static struct entry *find(const struct kq_principals *principals, struct shelf *shelf,
-                          const char *name, uint64_t hash)
+static struct kq_principal *find(const struct kq_principals *principals, struct shelf *shelf,
+                                 const char *name, uint64_t hash)
 {
-    struct entry *entry;
+    struct kq_principal *entry;
     LIST_FOREACH (entry, chain_of(principals, shelf, hash), chain)
         if (entry->hash == hash && strcmp(entry->name, name) == 0)
             return entry;
@@ -242,38 +258,87 @@ static const struct kq_identity *recall(struct kq_principals *principals, const 
     const struct kq_identity *found = NULL;
     struct shelf *shelf = shelf_of(principals, hash);
     pthread_mutex_lock(&shelf->lock);
-    struct entry *entry = find(principals, shelf, name, hash);
+    struct kq_principal *entry = find(principals, shelf, name, hash);
     if (entry && kq_clock_mono_ns() < entry->until_ns) {
-        found = kq_identity_ref(entry->identity);
-        TAILQ_REMOVE(&shelf->used, entry, used);
-        TAILQ_INSERT_TAIL(&shelf->used, entry, used);
+        found = kq_identity_ref(atomic_load(&entry->identity));
+        if (!entry->openers) {
+            TAILQ_REMOVE(&shelf->used, entry, queue);
+            TAILQ_INSERT_TAIL(&shelf->used, entry, queue);
+        }
     }
     pthread_mutex_unlock(&shelf->lock);
     return found;
+}
+
+static bool is_same(const struct kq_identity *a, const struct kq_identity *b)
+{
+    return a->uid == b->uid && a->gid == b->gid && a->group_count == b->group_count &&
+           (a->group_count == 0 ||
+            memcmp(a->groups, b->groups, a->group_count * sizeof(*a->groups)) == 0);
+}
+
+/* What was looked up is what ENTRY has from now on, with the shelf's lock. Where it is the same, it
+ * keeps what it has, so that nobody has to change. True: it has changed. */
+static bool renew(struct kq_principal *entry, const struct kq_identity *identity)
+{
+    const struct kq_identity *before = atomic_load(&entry->identity);
+    entry->until_ns = kq_clock_mono_ns() + entry->principals->refresh_ms * NS_PER_MS;
+    if (is_same(before, identity))
+        return false;
+    atomic_store_explicit(&entry->identity, kq_identity_ref(identity), memory_order_release);
+    kq_identity_unref(before);
+    return true;
+}
+
+static struct kq_principal *make(struct kq_principals *principals, const char *name, uint64_t hash,
+                                 const struct kq_identity *identity)
+{
+    size_t length = strlen(name) + 1;
+    struct kq_principal *entry = kq_zalloc(sizeof(*entry) + length);
+    if (!entry)
+        return NULL;
+    memcpy(entry->name, name, length);
+    entry->hash = hash;
+    entry->principals = principals;
+    entry->until_ns = kq_clock_mono_ns() + principals->refresh_ms * NS_PER_MS;
+    atomic_init(&entry->identity, kq_identity_ref(identity));
+    return entry;
+}
+
+/* Nobody has it open. */
+static void shelve(struct shelf *shelf, struct kq_principal *entry, unsigned most)
+{
+    if (shelf->count >= most)
+        drop_oldest(shelf);
+    TAILQ_INSERT_TAIL(&shelf->used, entry, queue);
+    shelf->count++;
+}
+
+/* What is known of NAME, renewed, made if there is nothing, with the shelf's lock. NULL: no memory.
+ */
+static struct kq_principal *put(struct kq_principals *principals, struct shelf *shelf,
+                                const char *name, uint64_t hash, const struct kq_identity *identity)
+{
+    struct kq_principal *entry = find(principals, shelf, name, hash);
+    if (entry) {
+        renew(entry, identity);
+        return entry;
+    }
+    entry = make(principals, name, hash, identity);
+    if (!entry)
+        return NULL;
+    LIST_INSERT_HEAD(chain_of(principals, shelf, hash), entry, chain);
+    shelve(shelf, entry, principals->most);
+    return entry;
 }
 
 /* Without memory for it, it is looked up again the next time. */
 static void remember(struct kq_principals *principals, const char *name, uint64_t hash,
                      const struct kq_identity *identity)
 {
-    size_t length = strlen(name) + 1;
-    struct entry *entry = kq_alloc(sizeof(*entry) + length), *before;
-    if (!entry)
-        return;
-    memcpy(entry->name, name, length);
-    entry->hash = hash;
-    entry->until_ns = kq_clock_mono_ns() + principals->refresh_ms * NS_PER_MS;
-    entry->identity = kq_identity_ref(identity);
     struct shelf *shelf = shelf_of(principals, hash);
     pthread_mutex_lock(&shelf->lock);
-    before = find(principals, shelf, name, hash);
-    if (!before && shelf->count >= principals->most)
-        before = TAILQ_FIRST(&shelf->used);
-    if (before)
-        drop(shelf, before);
-    LIST_INSERT_HEAD(chain_of(principals, shelf, hash), entry, chain);
-    TAILQ_INSERT_TAIL(&shelf->used, entry, used);
-    shelf->count++;
+    put(principals, shelf, name, hash, identity);
     pthread_mutex_unlock(&shelf->lock);
 }
 
@@ -290,6 +355,134 @@ int kq_principals_identity(struct kq_principals *principals, const char *name,
     }
     *ret = identity;
     return 0;
+}
+
+/* --- Names in use --- */
+
+static void open_it(struct shelf *shelf, struct kq_principal *entry)
+{
+    if (entry->openers++)
+        return;
+    TAILQ_REMOVE(&shelf->used, entry, queue);
+    shelf->count--;
+    TAILQ_INSERT_TAIL(&shelf->open, entry, queue);
+    atomic_fetch_add(&entry->principals->open_count, 1);
+}
+
+static void close_it(struct shelf *shelf, struct kq_principal *entry)
+{
+    if (--entry->openers)
+        return;
+    atomic_fetch_sub(&entry->principals->open_count, 1);
+    TAILQ_REMOVE(&shelf->open, entry, queue);
+    shelve(shelf, entry, entry->principals->most);
+}
+
+int kq_principals_open(struct kq_principals *principals, const char *name,
+                       struct kq_principal **ret)
+{
+    uint64_t hash = hash_of(principals, name);
+    struct shelf *shelf = shelf_of(principals, hash);
+    const struct kq_identity *identity;
+    int r = kq_principals_identity(principals, name, &identity);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&shelf->lock);
+    struct kq_principal *entry = find(principals, shelf, name, hash);
+    if (!entry)
+        entry = put(principals, shelf, name, hash, identity);
+    if (entry)
+        open_it(shelf, entry);
+    pthread_mutex_unlock(&shelf->lock);
+    kq_identity_unref(identity);
+    if (!entry)
+        return -ENOMEM;
+    *ret = entry;
+    return 0;
+}
+
+void kq_principal_close(struct kq_principal *principal)
+{
+    if (!principal)
+        return;
+    struct shelf *shelf = shelf_of(principal->principals, principal->hash);
+    pthread_mutex_lock(&shelf->lock);
+    close_it(shelf, principal);
+    pthread_mutex_unlock(&shelf->lock);
+}
+
+const struct kq_identity *kq_principal_identity(struct kq_principal *principal)
+{
+    struct shelf *shelf = shelf_of(principal->principals, principal->hash);
+    pthread_mutex_lock(&shelf->lock);
+    const struct kq_identity *identity = kq_identity_ref(atomic_load(&principal->identity));
+    pthread_mutex_unlock(&shelf->lock);
+    return identity;
+}
+
+bool kq_principal_is(const struct kq_principal *principal, const struct kq_identity *identity)
+{
+    return atomic_load_explicit(
+               (_Atomic(const struct kq_identity *) *)(uintptr_t)&principal->identity,
+               memory_order_acquire) == identity;
+}
+
+/* One that is due, opened; NULL: none is. */
+static struct kq_principal *take_due(struct kq_principals *principals, struct shelf *shelf)
+{
+    struct kq_principal *entry;
+    int64_t before_ns = kq_clock_mono_ns() + principals->refresh_ms * NS_PER_MS / 4;
+    pthread_mutex_lock(&shelf->lock);
+    TAILQ_FOREACH (entry, &shelf->open, queue)
+        if (entry->until_ns <= before_ns && entry->round != principals->round)
+            break;
+    if (entry) {
+        entry->round = principals->round;
+        entry->openers++;
+        TAILQ_REMOVE(&shelf->open, entry, queue);
+        TAILQ_INSERT_TAIL(&shelf->open, entry, queue);
+    }
+    pthread_mutex_unlock(&shelf->lock);
+    return entry;
+}
+
+static void refresh(struct kq_principals *principals, struct shelf *shelf,
+                    struct kq_principal *entry, struct kq_principals_refreshed *ret)
+{
+    const struct kq_identity *identity = NULL;
+    int r = kq_identity_of_name(entry->name, uid_of(principals, entry->name), &identity);
+    pthread_mutex_lock(&shelf->lock);
+    if (r < 0)
+        ret->failed++;
+    else if (renew(entry, identity))
+        ret->changed++;
+    else
+        ret->same++;
+    close_it(shelf, entry);
+    pthread_mutex_unlock(&shelf->lock);
+    kq_identity_unref(identity);
+}
+
+void kq_principals_refresh(struct kq_principals *principals, struct kq_principals_refreshed *ret)
+{
+    *ret = (struct kq_principals_refreshed){0};
+    principals->round++;
+    for (unsigned i = 0; i < principals->shelf_count; i++) {
+        struct shelf *shelf = &principals->shelves[i];
+        struct kq_principal *entry;
+        while ((entry = take_due(principals, shelf)))
+            refresh(principals, shelf, entry, ret);
+    }
+}
+
+bool kq_principals_in_use(const struct kq_principals *principals)
+{
+    return atomic_load((atomic_uint *)(uintptr_t)&principals->open_count) > 0;
+}
+
+int64_t kq_principals_refresh_ms(const struct kq_principals *principals)
+{
+    return principals->refresh_ms;
 }
 
 /* --- What rules make of it --- */

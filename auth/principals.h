@@ -42,6 +42,36 @@ void kq_principals_free(struct kq_principals *principals); /* NULL is fine */
 int kq_principals_identity(struct kq_principals *principals, const char *name,
                            const struct kq_identity **ret);
 
+/* --- Names that are in use --- */
+
+/* A name whose user is looked up anew from time to time, by kq_principals_refresh. */
+struct kq_principal;
+
+/* As kq_principals_identity. *RET is the caller's, for kq_principal_close. */
+int kq_principals_open(struct kq_principals *principals, const char *name,
+                       struct kq_principal **ret);
+void kq_principal_close(struct kq_principal *principal); /* NULL is fine. Any thread */
+
+/* Its user as it is known now; the reference is the caller's. Any thread. */
+const struct kq_identity *kq_principal_identity(struct kq_principal *principal);
+
+/* Is that still IDENTITY, of which the caller has a reference? Any thread, one load. */
+bool kq_principal_is(const struct kq_principal *principal, const struct kq_identity *identity);
+
+struct kq_principals_refreshed {
+    unsigned same, changed;
+    unsigned failed; /* they keep what they had */
+};
+
+/* Looks up anew, one by one, the users of names in use of which it is more than three quarters of
+ * refresh_ms old: so called each quarter of it, none gets older than that. Blocks as long as that
+ * takes. One thread at a time. */
+void kq_principals_refresh(struct kq_principals *principals, struct kq_principals_refreshed *ret);
+bool kq_principals_in_use(const struct kq_principals *principals); /* are there any? */
+int64_t kq_principals_refresh_ms(const struct kq_principals *principals);
+
+/* --- What [users] says --- */
+
 /* The name in [users] of UID; of several, the first in order. NULL: none. Valid as long as
  * PRINCIPALS. Any thread. */
 const char *kq_principals_name_of(const struct kq_principals *principals, uid_t uid);

@@ -106,15 +106,13 @@ static const struct kq_setting settings[] = {
      65536, INT64_C(1) << 40, INT64_C(128) << 20, NULL, "BYTES",
      "memory for keys, 24 bytes each, of all these threads", false},
     {"broker", "log.cleaner.io.buffer.size", 0, KQ_SETTING_NUMBER, AT(cleaner_io_bytes), 1024,
-     INT32_MAX, 512 << 10, NULL, "BYTES", "memory for reading and writing, of all these threads",
-     false},
+     INT32_MAX, 512 << 10, NULL, "BYTES", "memory for reading and writing, of all of them", false},
     {"broker", "log.cleaner.io.max.bytes.per.second", 0, KQ_SETTING_NUMBER, AT(cleaner_io_rate),
      1024, INT64_MAX, INT64_MAX, NULL, "BYTES", "what these threads read and write at most", false},
     {"broker", "log.cleaner.backoff.ms", 0, KQ_SETTING_NUMBER, AT(cleaner_backoff_ms), 1,
      DAY_MS * 365, 15000, NULL, "MS", "how often they look for something to do", false},
     {"broker", "producer.id.expiration.ms", 0, KQ_SETTING_NUMBER, AT(producer_expiry_ms), 1,
-     DAY_MS * 365, DAY_MS, NULL, "MS", "how long an idempotent producer that is silent is known",
-     false},
+     DAY_MS * 365, DAY_MS, NULL, "MS", "how long a silent idempotent producer is known", false},
     {"broker", "max.producers.per.partition", 0, KQ_SETTING_NUMBER, AT(max_producers), 1, 10000000,
      10000, NULL, "N", "idempotent producers that are known at most", false},
     {"broker", "group.min.session.timeout.ms", 0, KQ_SETTING_NUMBER,
@@ -281,10 +279,18 @@ static const struct kq_setting settings[] = {
      30, NULL, "S", "by how much clocks may differ", false},
     {"sasl", "sasl.oauthbearer.max.token.bytes", 0, KQ_SETTING_NUMBER, AT(oauth.max_token_bytes),
      256, 1 << 20, 16384, NULL, "BYTES", "the longest token", false},
+    {"audit", "audit.log", 0, KQ_SETTING_WORD, AT(audit_log), 0, 0, 0, NULL, "none|denied|all",
+     "which acts of clients are lines of the log", false},
+    {"audit", "audit.max.lines.per.second", 0, KQ_SETTING_NUMBER, AT(audit_lines), 1, 1000000, 10,
+     NULL, "N", "such lines in a second, at most", false},
+    {"audit", "audit.repeat.ms", 0, KQ_SETTING_NUMBER, AT(audit_repeat_ms), 0, DAY_MS, 60000, NULL,
+     "MS", "the same act is one line in so long", false},
+    {"audit", "audit.max.events", 0, KQ_SETTING_NUMBER, AT(audit_events), 1, 10000000, 10000, NULL,
+     "N", "acts that are remembered for that, at most", false},
 };
 
 #define SETTING_COUNT kq_array_size(settings)
-#define ALL_SECTIONS "there are [broker], [mount], [net], [tls], [sasl], [users] and [topic]"
+#define ALL_SECTIONS "there are [broker], [mount], [net], [tls], [sasl], [audit], [users], [topic]"
 #define TOPIC_PREFIX "topic."
 #define USERS_PREFIX KQ_USERS_SECTION "."
 
@@ -336,6 +342,7 @@ static int set_default_text(const struct kq_setting *row, char **at)
         const char *text;
     } texts[] = {{AT(sasl.mechanisms), "SCRAM-SHA-256 SCRAM-SHA-512"},
                  {AT(confine), "yes"},
+                 {AT(audit_log), "denied"},
                  {AT(confine_action), "refuse"}};
     const char *text = "";
     for (size_t i = 0; i < kq_array_size(texts); i++)

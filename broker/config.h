@@ -123,6 +123,9 @@ struct kq_config {
         int64_t skew_s;
         int64_t max_token_bytes;
     } oauth;
+    /* [audit] */
+    char *audit_log; /* none, denied, all */
+    int64_t audit_lines, audit_repeat_ms, audit_events;
     /* [users] */
     void *users; /* configusers.c's own */
     size_t user_count;

@@ -249,6 +249,9 @@ static int bind_listeners(const struct kq_config *config, struct settings *setti
         .failed_login_delay_ms = config->sasl.delay_ms,
         .max_reauth_ms = config->sasl.max_reauth_ms,
         .tls = tls_settings(&config->tls),
+        .audit = {.max_lines = (unsigned)config->audit_lines,
+                  .repeat_ms = config->audit_repeat_ms,
+                  .max_events = (unsigned)config->audit_events},
         .fetch_max_bytes = (int32_t)config->fetch_max_bytes,
         .max_described_partitions = (int32_t)config->max_described_partitions,
         .auto_create_topics = config->auto_create_topics,
@@ -256,6 +259,10 @@ static int bind_listeners(const struct kq_config *config, struct settings *setti
         .each_setting = each_setting,
         .setting_context = settings,
     };
+    if (!kq_audit_parse_level(config->audit_log, &options.audit.level)) {
+        kq_diag(LOG_ERR, "audit.log: `%.64s` is none of none, denied and all", config->audit_log);
+        return -EINVAL;
+    }
     return config->listen[0] ? kq_server_new(&options, ret) : 0;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "auth/principals.h"
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
@@ -143,6 +144,7 @@ void kq_acceptor_drop(struct kq_server *server, struct kq_arrived *arrived)
 {
     kq_transport_close(&arrived->transport);
     kq_identity_unref(arrived->identity);
+    kq_principal_close(arrived->principal);
     atomic_fetch_sub(&arrived->shard->conn_count, 1);
     kq_admit_leave(server->admit, arrived->admitted);
 }
@@ -187,6 +189,17 @@ static void set_tcp_options(int fd)
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 }
 
+static void note_peer(int fd, const struct sockaddr_storage *from, struct kq_conn_peer *ret)
+{
+    struct ucred process;
+    socklen_t length = sizeof(process);
+    if (from->ss_family == AF_INET || from->ss_family == AF_INET6)
+        memcpy(&ret->address, from, sizeof(ret->address));
+    else if (from->ss_family == AF_UNIX &&
+             getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &process, &length) == 0)
+        ret->pid = process.pid ? process.pid : -1; /* of another PID namespace */
+}
+
 static void admit(struct kq_acceptor *acceptor, struct kq_listener *listener, int fd)
 {
     struct kq_server *server = acceptor->server;
@@ -204,6 +217,7 @@ static void admit(struct kq_acceptor *acceptor, struct kq_listener *listener, in
     kq_tally(telemetry(acceptor), KQ_TALLY_ACCEPTED, 1);
     if (!listener->address.is_unix)
         set_tcp_options(fd);
+    note_peer(fd, &peer, &arrived.peer);
     kq_tcp_init_consume_fd(&arrived.transport, fd);
     arrived.shard = choose_shard(acceptor);
     atomic_fetch_add(&arrived.shard->conn_count, 1);

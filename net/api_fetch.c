@@ -146,6 +146,7 @@ static int plan(struct kq_request *request)
     request->release = release;
     set_sizes(fetch);
     fetch->attribute_changes = kq_attribute_changes(request->broker);
+    fetch->identity_changes = request->identity_changes;
     response->responses_count = body->topics_count;
     for (int32_t i = 0; i < body->topics_count; i++) {
         int r = plan_topic(fetch, &body->topics[i], &fetch->refs[i], &response->responses[i]);

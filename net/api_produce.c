@@ -74,7 +74,10 @@ static enum kq_handled conclude(struct kq_request *request)
     const struct kq_produce_request *body = request->body;
     if (body->acks != 0)
         return KQ_HANDLED_NOW;
-    return has_failed(request) ? KQ_HANDLED_CLOSE : KQ_HANDLED_SILENT;
+    if (!has_failed(request))
+        return KQ_HANDLED_SILENT;
+    request->told_by_end = true;
+    return KQ_HANDLED_CLOSE;
 }
 
 static int explain(struct kq_request *request, struct part *part,

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "auth/principals.h"
 #include "broker/base/clock.h"
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
@@ -71,6 +72,7 @@ static void free_conn(struct kq_task *task)
     struct kq_admitted *admitted = conn->admitted;
     LIST_REMOVE(conn, list);
     kq_identity_unref(conn->identity);
+    kq_principal_close(conn->principal);
     kq_sasl_free(conn->sasl);
     free(conn);
     atomic_fetch_sub(&shard->conn_count, 1);
@@ -310,7 +312,9 @@ int kq_conn_start_consume(const struct kq_arrived *arrived)
     TAILQ_INIT(&conn->requests);
     conn->shard = arrived->shard;
     conn->listener = arrived->listener;
+    conn->peer = arrived->peer;
     conn->identity = arrived->identity;
+    conn->principal = arrived->principal;
     conn->admitted = arrived->admitted;
     conn->number = atomic_fetch_add(&last_number, 1) + 1;
     conn->watch.ready = ready;
@@ -364,12 +368,16 @@ int kq_conn_host(struct kq_conn *conn, struct kq_arena *arena, struct kq_str *re
     return 0;
 }
 
-void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret)
+const char *kq_conn_listener_name(const struct kq_conn *conn)
 {
-    const struct kq_identity *identity = conn->identity;
-    *ret = (struct kq_caller){.uid = identity->uid,
-                              .gid = identity->gid,
-                              .groups = identity->groups,
-                              .group_count = identity->group_count,
-                              .principal = identity->principal};
+    return conn->listener->name;
+}
+
+const struct kq_identity *kq_conn_identity(struct kq_conn *conn)
+{
+    if (conn->principal && !kq_principal_is(conn->principal, conn->identity)) {
+        kq_identity_unref(conn->identity);
+        conn->identity = kq_principal_identity(conn->principal);
+    }
+    return conn->identity;
 }

@@ -37,6 +37,7 @@ struct kq_fetch {
     bool due;                     /* nothing further is waited for */
     bool fenced;                  /* an answer names the leader */
     uint64_t attribute_changes;   /* up to when the caller's rights were asked */
+    unsigned identity_changes;    /* the same, of the request */
     struct kq_fetch_part *unread; /* to be read, in this order */
     struct kq_fetch_part *read;   /* to be waited for */
 

@@ -104,7 +104,8 @@ static enum kq_handled answer_nothing(struct kq_fetch *fetch)
 static void ask_again(struct kq_fetch *fetch)
 {
     const struct kq_request *request = fetch->request;
-    if (kq_attribute_changes(request->broker) == fetch->attribute_changes)
+    if (kq_attribute_changes(request->broker) == fetch->attribute_changes &&
+        request->identity_changes == fetch->identity_changes)
         return;
     for (int32_t i = 0; i < fetch->count; i++) {
         struct kq_fetch_part *part = &fetch->parts[i];

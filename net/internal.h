@@ -1,6 +1,7 @@
 /* What the files of the server share: the server, its loops and their connections. */
 #pragma once
 
+#include <netinet/in.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,12 +18,14 @@
 #include "net/telemetry.h"
 #include "net/tls.h"
 #include "net/transport.h"
+#include "net/upkeep.h"
 
 struct kq_admit;
 struct kq_admitted;
 struct kq_identify;
 struct kq_handshake;
 struct kq_listener;
+struct kq_principal;
 struct kq_tls_front;
 struct kq_sasl;
 
@@ -55,11 +58,19 @@ struct kq_server {
     struct kq_acceptor *acceptor;
     struct kq_admit *admit;
     struct kq_identify *identify;
+    struct kq_audit *audit; /* NULL: none */
+    struct kq_upkeep upkeep;
     struct kq_tls_front *tls;
     struct kq_metric_source metrics;
     atomic_uint_fast64_t queued_bytes; /* of requests and parts of them */
     atomic_uint unidentified;          /* connections whose user could not be looked up */
     bool started;
+};
+
+/* Who is at the other end, as it was when it connected. */
+struct kq_conn_peer {
+    struct sockaddr_in6 address; /* or a sockaddr_in; AF_UNSPEC: not known */
+    pid_t pid;                   /* of a unix socket, -1: not known here; else 0 */
 };
 
 enum kq_conn_end {
@@ -74,7 +85,9 @@ struct kq_conn {
     struct kq_transport transport;
     struct kq_shard *shard;
     struct kq_listener *listener;
+    struct kq_conn_peer peer;
     const struct kq_identity *identity;
+    struct kq_principal *principal; /* whose user it is; NULL: it was when it connected */
     struct kq_admitted *admitted;
     struct kq_sasl *sasl; /* NULL: it need not say who it is */
     struct kq_task task;
@@ -126,7 +139,9 @@ void kq_crowd_init(struct kq_shard *shard);
 struct kq_arrived {
     struct kq_shard *shard; /* that counts it already */
     struct kq_listener *listener;
+    struct kq_conn_peer peer;
     const struct kq_identity *identity;
+    struct kq_principal *principal; /* as in kq_conn */
     struct kq_admitted *admitted;
     struct kq_transport transport;
 };
@@ -156,8 +171,11 @@ void kq_conn_mute(struct kq_conn *conn, int32_t throttle_ms);
 
 uint64_t kq_conn_number(const struct kq_conn *conn);
 
-/* Who asks on it; pointers valid as long as the connection. */
-void kq_conn_caller(const struct kq_conn *conn, struct kq_caller *ret);
+/* Where it came in, as that is written. */
+const char *kq_conn_listener_name(const struct kq_conn *conn);
+
+/* Who asks on it, with what groups it has by now. Borrowed, until the next call. */
+const struct kq_identity *kq_conn_identity(struct kq_conn *conn);
 
 /* Where the client is to connect to reach this broker: what its listener advertises, else the local
  * address of this connection. HOST is in ARENA. 0; -ENOMEM; -ENOTCONN. */

@@ -108,8 +108,6 @@ int kq_request_new(struct kq_conn *conn, const uint8_t *bytes, uint32_t size, vo
         .memory = memory,
         .is_token = kq_sasl_takes_tokens(conn->sasl),
     };
-    kq_conn_caller(conn, &request->caller);
-    request->caller.client_id = request->client_id;
     kq_arena_init(&request->arena, (size_t)request->server->options.max_request_memory);
     kq_server_queue(request->server, request->size);
     kq_telemetry_start(request);
@@ -123,6 +121,7 @@ void kq_request_free(struct kq_request *request)
         request->release(request);
     kq_arena_release(&request->arena);
     kq_server_unqueue(request->server, request->size);
+    kq_identity_unref(request->identity);
     free(request->memory);
     free(request);
 }
@@ -161,6 +160,24 @@ static enum kq_handled call(struct kq_request *request, kq_handle_fn run)
     enum kq_handled result = run(request);
     kq_throttle_spent(request, began_ns);
     return result;
+}
+
+/* It is asked for by who its client is now. On the loop, while no other thread has it. */
+static void identify(struct kq_request *request)
+{
+    const struct kq_identity *identity = kq_conn_identity(request->conn);
+    if (identity == request->identity)
+        return;
+    if (request->identity)
+        request->identity_changes++;
+    kq_identity_unref(request->identity);
+    request->identity = kq_identity_ref(identity);
+    request->caller = (struct kq_caller){.uid = identity->uid,
+                                         .gid = identity->gid,
+                                         .groups = identity->groups,
+                                         .group_count = identity->group_count,
+                                         .principal = identity->principal,
+                                         .client_id = request->client_id};
 }
 
 static void run_offloaded(struct kq_job *job)
@@ -258,6 +275,8 @@ static void deliver(struct kq_mail *mail)
     }
     if (request->told & POSTED) {
         request->told &= ~(unsigned)POSTED;
+        if (request->stage == PARKED)
+            identify(request);
         take_result(request,
                     call(request, atomic_load_explicit(&request->posted, memory_order_relaxed)));
     } else if (request->conn->end == KQ_CONN_CLOSED) {
@@ -308,6 +327,7 @@ static void start(struct kq_conn *conn)
     conn->running = request;
     request->stage = RUNNING;
     request->mail.deliver = deliver;
+    identify(request);
     int why = prepare(conn, request);
     if (why)
         kq_conn_close(conn, (enum kq_tally)why);

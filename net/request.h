@@ -25,6 +25,7 @@
 struct kq_api;
 struct kq_broker;
 struct kq_conn;
+struct kq_identity;
 struct kq_request;
 struct kq_server;
 
@@ -50,14 +51,16 @@ struct kq_request {
     int16_t version;
     int32_t correlation_id;
     const char *client_id;   /* NUL-terminated; "" where null */
-    struct kq_caller caller; /* who asks; pointers valid as long as the request */
+    struct kq_caller caller; /* who asks; pointers valid as long as the request, but may be others
+                                when the loop next calls the handler */
     int64_t received_ns;     /* kq_clock_mono_ns() */
     size_t size;             /* bytes of the request, with its length prefix */
     uint8_t *bytes;          /* its own memory; the body's strings and records point into it */
     void *body;              /* struct kq_<api>_request, in the arena */
 
     /* What goes. */
-    void *response;      /* struct kq_<api>_response, in the arena, initialised to defaults */
+    void *response;   /* struct kq_<api>_response, in the arena, initialised to defaults */
+    bool told_by_end; /* KQ_HANDLED_CLOSE: the response is complete, for those who count errors */
     int32_t throttle_ms; /* how long the client is to hold back; set by the quotas */
 
     struct kq_arena arena; /* gone when the response was written */
@@ -85,6 +88,8 @@ struct kq_request {
     unsigned told;          /* what it has told and what has to wait */
     enum kq_handled result, job_result;
     _Atomic int64_t busy_ns; /* threads that it has kept busy; where a quota asks for it */
+    const struct kq_identity *identity; /* that CALLER is of */
+    unsigned identity_changes;          /* since it was started */
     int stage;
     bool cancelled;
     bool is_token;          /* of SASL, without a header, and so is what is answered */

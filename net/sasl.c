@@ -9,6 +9,7 @@
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 #include "net/api.h"
+#include "net/auditwalk.h"
 #include "net/errmap.h"
 #include "net/internal.h"
 #include "net/listener.h"
@@ -52,7 +53,7 @@ struct kq_sasl {
     struct kq_request *delayed;
     /* Of the running step, until it is settled. */
     enum verdict verdict;
-    const struct kq_identity *identity;
+    struct kq_principal *principal;
     int64_t session_ms; /* 0: for ever */
 };
 
@@ -87,7 +88,7 @@ void kq_sasl_free(struct kq_sasl *sasl)
     if (!sasl)
         return;
     end_exchange(sasl);
-    kq_identity_unref(sasl->identity);
+    kq_principal_close(sasl->principal);
     free(sasl);
 }
 
@@ -210,6 +211,15 @@ static enum kq_handled delay(struct kq_request *request)
 
 /* --- SaslHandshake --- */
 
+static void say_refused(const struct kq_request *request, int16_t code,
+                        const struct kq_sasl_mechanism *mechanism, const char *name,
+                        const char *reason)
+{
+    kq_autofree char *claimed = name ? kq_format("User:%s", name) : NULL;
+    kq_audit_login(request, code, claimed, KQ_UID_UNKNOWN,
+                   mechanism ? mechanism->class->name : NULL, reason ? reason : "?");
+}
+
 enum kq_handled kq_api_sasl_handshake(struct kq_request *request)
 {
     const struct kq_sasl_handshake_request *body = request->body;
@@ -228,6 +238,7 @@ enum kq_handled kq_api_sasl_handshake(struct kq_request *request)
     if (!mechanism) {
         response->error_code = KQ_ERROR_UNSUPPORTED_SASL_MECHANISM;
         sasl->verdict = REFUSED;
+        say_refused(request, response->error_code, NULL, NULL, "a mechanism that is not offered");
         return delay(request);
     }
     sasl->other_mechanism = sasl->again && mechanism != sasl->mechanism;
@@ -242,32 +253,14 @@ enum kq_handled kq_api_sasl_handshake(struct kq_request *request)
 
 /* --- SaslAuthenticate, on a thread that may block --- */
 
-/* A name that a client claims, in a line of the log. */
-static void make_printable(const char *name, char *ret, size_t size)
-{
-    size_t at = 0;
-    for (; name[at] && at + 1 < size; at++)
-        ret[at] = (unsigned char)name[at] < ' ' || name[at] == 127 ? '?' : name[at];
-    ret[at] = '\0';
-}
-
-static void say_refused(const struct kq_sasl *sasl, const struct kq_sasl_outcome *outcome)
-{
-    char name[128] = "";
-    if (outcome->name)
-        make_printable(outcome->name, name, sizeof(name));
-    kq_diag_limited(SAY_EACH_MS, LOG_WARNING, "login refused: %s%s%s: %s", name,
-                    name[0] ? " by " : "", sasl->mechanism->class->name,
-                    outcome->reason ? outcome->reason : "?");
-}
-
 static enum kq_handled refuse(struct kq_request *request, const struct kq_sasl_outcome *outcome)
 {
     struct kq_sasl_authenticate_response *response = request->response;
     struct kq_sasl *sasl = request->conn->sasl;
     const char *complaint = outcome->complaint ? outcome->complaint : "Authentication failed";
     char *text = kq_arena_string(&request->arena, complaint, strlen(complaint));
-    say_refused(sasl, outcome);
+    say_refused(request, KQ_ERROR_SASL_AUTHENTICATION_FAILED, sasl->mechanism, outcome->name,
+                outcome->reason);
     response->error_code = KQ_ERROR_SASL_AUTHENTICATION_FAILED;
     response->error_message = kq_str_of(text);
     sasl->verdict = REFUSED;
@@ -289,19 +282,26 @@ static bool set_session(struct kq_sasl *sasl, const struct kq_sasl_outcome *outc
     return true;
 }
 
+static bool is_same_name(const struct kq_request *request, const char *name)
+{
+    const char *principal = request->caller.principal;
+    return strncmp(principal, "User:", 5) == 0 && strcmp(principal + 5, name) == 0;
+}
+
 static enum kq_handled welcome(struct kq_request *request, struct kq_sasl_outcome *outcome)
 {
     struct kq_sasl_authenticate_response *response = request->response;
     struct kq_sasl *sasl = request->conn->sasl;
-    const struct kq_identity *identity;
-    int r = kq_principals_identity(sasl->server->options.principals, outcome->name, &identity);
+    struct kq_principal *principal;
+    int r = kq_principals_open(sasl->server->options.principals, outcome->name, &principal);
     if (r < 0) {
         kq_diag_limited(SAY_EACH_MS, LOG_WARNING, "cannot look up a user who logs in: %s",
                         strerror(-r));
         return KQ_HANDLED_CLOSE;
     }
-    sasl->identity = identity;
-    if (sasl->again && strcmp(identity->principal, request->caller.principal) != 0) {
+    kq_principal_close(sasl->principal);
+    sasl->principal = principal;
+    if (sasl->again && !is_same_name(request, outcome->name)) {
         outcome->complaint = "Cannot change principals during re-authentication";
         outcome->reason = "another name than before";
         return refuse(request, outcome);
@@ -376,23 +376,23 @@ enum kq_handled kq_api_sasl_authenticate(struct kq_request *request)
 
 /* --- What comes of it --- */
 
-/* Those who have asked already, and were not heard yet, ask as who they are now. */
-static void take_identity(struct kq_conn *conn, const struct kq_identity *identity)
+static void take_principal(struct kq_conn *conn, struct kq_principal *principal)
 {
+    kq_principal_close(conn->principal);
     kq_identity_unref(conn->identity);
-    conn->identity = identity;
-    for (struct kq_request *request = conn->next; request; request = TAILQ_NEXT(request, queue)) {
-        kq_conn_caller(conn, &request->caller);
-        request->caller.client_id = request->client_id;
-    }
+    conn->principal = principal;
+    conn->identity = kq_principal_identity(principal);
 }
 
-static void settle_enough(struct kq_conn *conn, struct kq_sasl *sasl)
+static void settle_enough(struct kq_conn *conn, struct kq_sasl *sasl,
+                          const struct kq_request *request)
 {
     kq_tally(conn->shard->telemetry, sasl->again ? KQ_TALLY_LOGIN_AGAIN : KQ_TALLY_LOGIN, 1);
     end_exchange(sasl);
-    take_identity(conn, sasl->identity);
-    sasl->identity = NULL;
+    take_principal(conn, sasl->principal);
+    sasl->principal = NULL;
+    kq_audit_login(request, KQ_ERROR_NONE, conn->identity->principal, conn->identity->uid,
+                   sasl->mechanism->class->name, NULL);
     sasl->state = DONE;
     sasl->again = true;
     sasl->raw = false;
@@ -409,7 +409,7 @@ bool kq_sasl_settle(struct kq_conn *conn, struct kq_request *request, int *ret_w
     sasl->settling = false;
     bool broken = request->result == KQ_HANDLED_CLOSE;
     if (sasl->verdict == ENOUGH && !broken)
-        settle_enough(conn, sasl);
+        settle_enough(conn, sasl, request);
     bool refused = sasl->verdict == REFUSED || broken;
     if (refused) {
         kq_tally(conn->shard->telemetry, KQ_TALLY_LOGIN_FAILED, 1);

@@ -113,6 +113,8 @@ int kq_server_new(const struct kq_server_options *options, struct kq_server **re
         r = kq_admit_new(options->max_connections, options->max_connections_per_ip, &server->admit);
     if (r == 0)
         r = kq_identify_new(options->plaintext_user, &server->identify);
+    if (r == 0 && options->audit.level != KQ_AUDIT_NONE)
+        r = kq_audit_new(&options->audit, &server->audit);
     if (r == 0)
         r = kq_tls_front_new(&server->options.tls, &server->tls);
     if (r == 0)
@@ -147,6 +149,7 @@ void kq_server_free(struct kq_server *server)
     kq_acceptor_free(server->acceptor);
     kq_admit_free(server->admit);
     kq_identify_free(server->identify);
+    kq_audit_free(server->audit);
     free(server->shards);
     free(server);
 }
@@ -199,8 +202,12 @@ static int start_threads(struct kq_server *server)
 
 static int format_metrics(struct kq_metric_source *source, struct kq_buf *ret)
 {
-    return kq_telemetry_format(
-        (struct kq_server *)((char *)source - offsetof(struct kq_server, metrics)), ret);
+    const struct kq_server *server =
+        (struct kq_server *)((char *)source - offsetof(struct kq_server, metrics));
+    int r = kq_telemetry_format(server, ret);
+    if (r == 0)
+        r = kq_upkeep_format(&server->upkeep, ret);
+    return r == 0 && server->audit ? kq_audit_format(server->audit, ret) : r;
 }
 
 int kq_server_start(struct kq_server *server, struct kq_broker *broker)
@@ -215,6 +222,7 @@ int kq_server_start(struct kq_server *server, struct kq_broker *broker)
         kq_server_stop(server);
         return r;
     }
+    kq_upkeep_start(&server->upkeep, server);
     server->metrics.format = format_metrics;
     kq_metric_source_add(&server->metrics);
     return 0;
@@ -239,6 +247,8 @@ static void stop_shard(struct kq_mail *mail)
     if (shard == &server->shards[0])
         STAILQ_FOREACH (listener, &server->listeners, list)
             kq_listener_stop(listener);
+    if (shard == &server->shards[0])
+        kq_upkeep_stop(&server->upkeep);
     kq_handshake_end_all(shard);
     LIST_FOREACH (conn, &shard->conns, list) {
         kq_conn_drain(conn);

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "net/audit.h"
+
 struct kq_broker;
 struct kq_principals;
 struct kq_sasl_mechanism;
@@ -55,6 +57,7 @@ struct kq_server_options {
     int64_t failed_login_delay_ms;    /* how long the answer waits that refuses it */
     int64_t max_reauth_ms;            /* then it has to do so again; 0: never */
     struct kq_tls_settings tls;
+    struct kq_audit_options audit;
     /* What handlers go by. */
     bool auto_create_topics;          /* auto.create.topics.enable */
     unsigned umask;                   /* of topics that are made over the wire */

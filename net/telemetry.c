@@ -7,7 +7,7 @@
 #include "broker/base/clock.h"
 #include "broker/base/mem.h"
 #include "net/admit.h"
-#include "net/audit.h"
+#include "net/auditwalk.h"
 #include "net/errmap.h"
 #include "net/internal.h"
 #include "net/outcome.h"
@@ -94,7 +94,7 @@ void kq_tally(struct kq_telemetry *telemetry, enum kq_tally which, uint64_t amou
 
 struct outcome {
     struct of_key *key;
-    int16_t refusal; /* the last error that was one */
+    bool to_audit;
 };
 
 static void count_error(void *context, int16_t code)
@@ -103,16 +103,21 @@ static void count_error(void *context, int16_t code)
     if (code >= -1 && code < ERRORS - 1)
         add(&outcome->key->errors[code + 1], 1);
     if (kq_audit_is_refusal(code))
-        outcome->refusal = code;
+        outcome->to_audit = true;
+}
+
+static bool audits_all(const struct kq_request *request)
+{
+    return request->server->options.audit.level == KQ_AUDIT_ALL;
 }
 
 /* The bytes of records that are in memory. */
 static uint64_t note_outcome(struct of_key *key, const struct kq_request *request)
 {
-    struct outcome outcome = {.key = key};
+    struct outcome outcome = {.key = key, .to_audit = audits_all(request)};
     uint64_t copied = kq_outcome_walk(key->plan, request->response, count_error, &outcome);
-    if (kq_unlikely(outcome.refusal))
-        kq_audit_refused(request, outcome.refusal);
+    if (kq_unlikely(outcome.to_audit))
+        kq_audit_answered(request);
     return copied;
 }
 
@@ -141,10 +146,12 @@ void kq_telemetry_end(struct kq_telemetry *telemetry, const struct kq_request *r
     add(&key->bytes_out, response_bytes);
     add(&key->latency_ns, latency_ns > 0 ? (uint64_t)latency_ns : 0);
     add(&key->buckets[bucket_of(latency_ns)], 1);
-    if (response_bytes)
+    if (response_bytes || request->told_by_end)
         kq_tally(telemetry, KQ_TALLY_COPIED, note_outcome(key, request));
-    else if (request->result == KQ_HANDLED_CLOSE)
+    if (!response_bytes && request->result == KQ_HANDLED_CLOSE)
         add(&key->failed, 1);
+    else if (request->result == KQ_HANDLED_SILENT && audits_all(request))
+        kq_audit_answered(request);
     DTRACE_PROBE6(kqfs, request__end, request->api->key, request->version, request->correlation_id,
                   kq_conn_number(request->conn), latency_ns, response_bytes);
 }

@@ -13,6 +13,7 @@
 #include "broker/base/mem.h"
 #include "broker/base/pool.h"
 #include "net/acceptor.h"
+#include "net/auditwalk.h"
 #include "net/listener.h"
 #include "net/tls.h"
 #include "net/tlsfront.h"
@@ -95,7 +96,9 @@ static int identify(struct kq_handshake *handshake)
         return kq_identity_anonymous(&arrived->identity);
     int r = name_of(principals, certificate, &name);
     if (r == 0)
-        r = kq_principals_identity(principals, name, &arrived->identity);
+        r = kq_principals_open(principals, name, &arrived->principal);
+    if (r == 0)
+        arrived->identity = kq_principal_identity(arrived->principal);
     return r;
 }
 
@@ -209,7 +212,10 @@ static void end(struct kq_handshake *handshake)
 static void report(struct kq_handshake *handshake, enum kq_tls_count why)
 {
     kq_tls_count(counts_of(handshake), why);
-    if (why != KQ_TLS_BROKEN_OFF)
+    if (why == KQ_TLS_BAD_CERTIFICATE || handshake->result == -EACCES)
+        kq_audit_tls(server_of(handshake)->audit, handshake->arrived.listener->name,
+                     &handshake->arrived.peer, NULL, KQ_UID_UNKNOWN, handshake->reason);
+    else if (why != KQ_TLS_BROKEN_OFF)
         say(handshake);
 }
 
@@ -264,6 +270,8 @@ static void become_connection(struct kq_handshake *handshake)
     kq_tls_count(counts_of(handshake),
                  SSL_session_reused(handshake->ssl) ? KQ_TLS_RESUMED : KQ_TLS_FULL);
     log_connection(handshake);
+    kq_audit_tls(server->audit, arrived->listener->name, &arrived->peer,
+                 arrived->identity->principal, arrived->identity->uid, NULL);
     kq_loop_unwatch(shard->loop, arrived->transport.fd);
     handshake->ended = handshake->handed_over = true;
     end(handshake);

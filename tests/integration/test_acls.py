@@ -356,7 +356,9 @@ def test_a_refusal_is_a_line_of_the_audit_log():
             return fetch_error(client, "audited")
     until(lambda: as_user(WHO, run) and re.search(
         rf'audit: denied request=Fetch code=TOPIC_AUTHORIZATION_FAILED principal="User:{APP}" '
-        rf'uid={UID} peer=127.0.0.1 client="a\?\?b\?"$', broker.log(), re.M), "a line in the log")
+        rf'uid={UID} peer=127.0.0.1 client="a\?\?b\?" operation=Read resource=Topic name="audited" port=\d+ '
+        rf'listener="plaintext://127.0.0.1:\d+" mechanism=- repeats=0 reason=""$',
+        broker.log(), re.M), "a line in the log")
 
 
 def test_names_of_the_configuration_are_the_users_that_it_says():

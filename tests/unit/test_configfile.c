@@ -102,11 +102,11 @@ static void each_mistake_is_one_line_with_file_line_and_key(void **state)
 {
     refused("num.partitions=1\n",
             "f:1: num.partitions: stands before any section; there are [broker], [mount], [net], "
-            "[tls], [sasl], [users] and [topic]");
+            "[tls], [sasl], [audit], [users], [topic]");
     refused("[broker]\n\nx=1\n", "f:3: x: no such setting in section broker (kqfs.conf(5) lists "
                                  "them)");
     refused("[brok]\nx=1\n", "f:2: brok: no such section; there are [broker], [mount], [net], "
-                             "[tls], [sasl], [users] and [topic]");
+                             "[tls], [sasl], [audit], [users], [topic]");
     refused("[users]\napp1 = alice\n", "f:2: [users] app1: a uid is a number from 0 to 4294967294");
     refused("[users]\napp1 = 4294967295\n",
             "f:2: [users] app1: a uid is a number from 0 to 4294967294");

@@ -24,7 +24,8 @@
 
 static atomic_int looks;
 static sem_t slow_asked, slow_answers;
-static gid_t alices_group = 70;
+static _Atomic gid_t alices_group = 70;
+static atomic_bool alice_has_gone, host_is_broken;
 
 static const struct host_user {
     const char *name;
@@ -50,10 +51,10 @@ int getpwnam_r(const char *name, struct passwd *ret, char *room, size_t size, st
         sem_wait(&slow_answers);
     }
     *found = NULL;
-    if (strcmp(name, "broken") == 0)
+    if (strcmp(name, "broken") == 0 || host_is_broken)
         return EAGAIN;
     for (size_t i = 0; i < kq_array_size(host); i++)
-        if (strcmp(host[i].name, name) == 0)
+        if (strcmp(host[i].name, name) == 0 && !(alice_has_gone && strcmp(name, "alice") == 0))
             user = &host[i];
     return answer(user, ret, found);
 }
@@ -239,6 +240,126 @@ static void no_more_is_remembered_than_it_may_be(void **state)
     kq_principals_free(principals);
 }
 
+static struct kq_principal *opened(struct kq_principals *principals, const char *name)
+{
+    struct kq_principal *principal;
+    assert_int_equal(kq_principals_open(principals, name, &principal), 0);
+    return principal;
+}
+
+static void expect_refresh(struct kq_principals *principals, unsigned same, unsigned changed,
+                           unsigned failed)
+{
+    struct kq_principals_refreshed refreshed;
+    kq_principals_refresh(principals, &refreshed);
+    assert_int_equal(refreshed.same, same);
+    assert_int_equal(refreshed.changed, changed);
+    assert_int_equal(refreshed.failed, failed);
+}
+
+static void a_name_in_use_is_looked_up_anew(void **state)
+{
+    struct kq_principals *principals = make(100);
+    struct kq_principal *alice = opened(principals, "alice"), *again = opened(principals, "alice");
+    const struct kq_identity *before = kq_principal_identity(alice), *now;
+    assert_ptr_equal(alice, again);
+    expect_uid(principals, "app1", 5000); /* which nobody uses */
+    alices_group = 71;
+    expect_refresh(principals, 0, 0, 0); /* too early */
+    kq_clock_shift_ms(45001);
+    expect_refresh(principals, 0, 1, 0);
+    assert_false(kq_principal_is(alice, before));
+    assert_int_equal(before->groups[1], 70);
+    now = kq_principal_identity(again);
+    assert_true(kq_principal_is(alice, now));
+    assert_int_equal(now->groups[1], 71);
+    kq_clock_shift_ms(2 * 45001);
+    expect_refresh(principals, 1, 0, 0);
+    assert_true(kq_principal_is(alice, now));
+    kq_principal_close(alice);
+    assert_true(kq_principals_in_use(principals));
+    kq_principal_close(again);
+    assert_false(kq_principals_in_use(principals));
+    kq_clock_shift_ms(4 * 45001);
+    expect_refresh(principals, 0, 0, 0);
+    kq_clock_shift_ms(0);
+    alices_group = 70;
+    kq_identity_unref(before);
+    kq_identity_unref(now);
+    kq_principals_free(principals);
+}
+
+static void a_user_who_has_gone_is_nobody_and_a_failed_look_up_changes_nothing(void **state)
+{
+    struct kq_principals *principals = make(1);
+    struct kq_principal *alice = opened(principals, "alice");
+    const struct kq_identity *before = kq_principal_identity(alice);
+    kq_clock_shift_ms(45001);
+    host_is_broken = true;
+    expect_refresh(principals, 0, 0, 1);
+    assert_true(kq_principal_is(alice, before));
+    host_is_broken = false;
+    alice_has_gone = true;
+    expect_refresh(principals, 0, 1, 0);
+    alice_has_gone = false;
+    const struct kq_identity *now = kq_principal_identity(alice);
+    assert_int_equal(now->uid, KQ_UID_UNKNOWN);
+    assert_int_equal(now->group_count, 0);
+    assert_string_equal(now->principal, "User:alice");
+    for (int i = 0; i < 3; i++) /* what is in use keeps its place */
+        expect_uid(principals, i ? "b" : "c", KQ_UID_UNKNOWN);
+    assert_true(kq_principal_is(alice, now));
+    kq_clock_shift_ms(0);
+    kq_identity_unref(before);
+    kq_identity_unref(now);
+    kq_principal_close(alice);
+    kq_principals_free(principals);
+}
+
+static atomic_bool stop_using;
+
+static void *use(void *argument)
+{
+    struct kq_principals *principals = argument;
+    while (!stop_using) {
+        struct kq_principal *alice = opened(principals, "alice");
+        const struct kq_identity *identity = kq_principal_identity(alice);
+        for (int i = 0; i < 20; i++)
+            if (!kq_principal_is(alice, identity)) {
+                kq_identity_unref(identity);
+                identity = kq_principal_identity(alice);
+            }
+        assert_int_equal(identity->group_count, 2);
+        kq_identity_unref(identity);
+        kq_principal_close(alice);
+    }
+    return NULL;
+}
+
+static void a_name_changes_while_threads_use_it(void **state)
+{
+    struct kq_principals *principals = make(1);
+    struct kq_principal *kept = opened(principals, "alice");
+    pthread_t threads[2];
+    stop_using = false;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, use, principals), 0);
+    for (int i = 1; i <= 200; i++) {
+        alices_group = (gid_t)(70 + i % 2);
+        kq_clock_shift_ms(i * INT64_C(45001));
+        struct kq_principals_refreshed refreshed;
+        kq_principals_refresh(principals, &refreshed);
+        assert_int_equal(refreshed.failed, 0);
+    }
+    stop_using = true;
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    alices_group = 70;
+    kq_clock_shift_ms(0);
+    kq_principal_close(kept);
+    kq_principals_free(principals);
+}
+
 static void *ask_for_slow(void *principals)
 {
     expect_uid(principals, "slow", 1003);
@@ -325,6 +446,9 @@ int main(void)
         cmocka_unit_test(what_was_looked_up_holds_for_a_while),
         cmocka_unit_test(a_failed_look_up_is_not_remembered),
         cmocka_unit_test(no_more_is_remembered_than_it_may_be),
+        cmocka_unit_test(a_name_in_use_is_looked_up_anew),
+        cmocka_unit_test(a_user_who_has_gone_is_nobody_and_a_failed_look_up_changes_nothing),
+        cmocka_unit_test(a_name_changes_while_threads_use_it),
         cmocka_unit_test(a_slow_look_up_holds_up_nobody_else),
         cmocka_unit_test(many_threads_ask_at_once),
         cmocka_unit_test(rules_lead_to_names),
