@@ -12,6 +12,7 @@ import subprocess
 
 import mounted
 from mounted import *
+from protocol import Record, Server, batch, fetch, metadata, produce
 
 USER = "nobody"
 UID, GID = 65534, 65534
@@ -293,6 +294,26 @@ def test_without_confinement_it_still_gives_up_its_rights():
 def test_where_a_refused_call_ends_it_nothing_of_ours_is_refused():
     with broker_of("strict", "--confine.action", "kill") as broker:
         use(broker)
+
+
+def test_nor_of_what_clients_of_the_network_ask_for():
+    prepare()
+    with Server("strictwire", ["--user", USER, "--confine.action", "kill"]) as broker, \
+            broker.client() as client:
+        equal(metadata(client, "t")["error_code"], 0)
+        for _ in range(50):
+            equal(produce(client, "t", batch([Record(b"v" * 1000)]))["error_code"], 0)
+        append(broker.path("t/append"), lines(10))
+        for offset in 0, 20, 55:
+            got = fetch(client, "t", offset)
+            equal((got["error_code"], got["high_watermark"]), (0, 60))
+            check(got["records"], "records from", offset)
+        equal(client.ask("FindCoordinator", 3, key="g", key_type=0)["error_code"], 0)
+        equal(client.ask("DescribeCluster", 0)["error_code"], 0)
+        equal(client.ask("InitProducerId", 4, transactional_id=None)["error_code"], 0)
+        answer = client.ask("DeleteTopics", 5, topic_names=["t"], timeout_ms=10000)
+        equal(answer["responses"][0]["error_code"], 0)
+        check("was refused" not in broker.log(), broker.log())
 
 
 def test_export_by_root_leaves_the_directory_to_its_owner():
