@@ -1,12 +1,14 @@
 #include "fs/userfile.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "broker/base/diag.h"
 #include "broker/base/mem.h"
 
 #define NAME_MOST 255 /* NAME_MAX */
+#define FILE_NAME_BYTES (3 * KQ_USER_NAME_BYTES + 1)
 #define REPORT_MS 1000
 
 #define ACL_HEAD 4 /* linux/posix_acl_xattr.h: a version, then entries of tag, bits and id */
@@ -22,26 +24,28 @@ static bool is_dots(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-static int append_file_name(struct kq_buf *ret, const char *name)
+/* Returns the length of what goes into RET. */
+static size_t write_file_name(const char *name, char ret[FILE_NAME_BYTES])
 {
-    int r = 0;
     bool dots = is_dots(name);
-    for (const char *at = name; *at && r == 0; at++)
-        r = dots || *at == '/' || *at == '%' ? kq_buf_printf(ret, "%%%02x", (unsigned char)*at)
-                                             : kq_buf_append(ret, at, 1);
-    return r < 0 ? r : kq_buf_append(ret, "", 1);
+    char *to = ret;
+    for (const char *at = name; *at; at++)
+        if (dots || *at == '/' || *at == '%')
+            to += sprintf(to, "%%%02x", (unsigned char)*at);
+        else
+            *to++ = *at;
+    *to = '\0';
+    return (size_t)(to - ret);
 }
 
 /* One name leads to a user, not every way to write it. */
 static int read_file_name(const char *name, char ret[KQ_USER_NAME_BYTES + 1])
 {
-    kq_autobuf struct kq_buf again = {0};
+    char again[FILE_NAME_BYTES];
     if (!kq_user_name_read(name, strlen(name), ret))
         return -ENOENT;
-    int r = append_file_name(&again, ret);
-    if (r < 0)
-        return r;
-    return strcmp((const char *)again.data, name) == 0 ? 0 : -ENOENT;
+    write_file_name(ret, again);
+    return strcmp(again, name) == 0 ? 0 : -ENOENT;
 }
 
 int kq_user_named(struct kq_fs *fs, const char *name, int64_t *ret)
@@ -58,12 +62,9 @@ int kq_user_named(struct kq_fs *fs, const char *name, int64_t *ret)
 
 static int list_one(void *context, const char *name, const struct kq_user_facts *facts)
 {
-    struct kq_buf *names = context;
-    size_t before = names->length;
-    int r = append_file_name(names, name);
-    if (r == 0 && names->length - before > NAME_MOST + 1)
-        names->length = before;
-    return r;
+    char file[FILE_NAME_BYTES];
+    size_t length = write_file_name(name, file);
+    return length <= NAME_MOST ? kq_buf_append(context, file, length + 1) : 0;
 }
 
 int kq_user_list(struct kq_fs *fs, struct kq_buf *names)

@@ -9,6 +9,7 @@
 #include <poll.h>
 
 #include "broker/base/fault.h"
+#include "broker/users.h"
 
 #define APPEND (O_WRONLY | O_APPEND)
 #define BEFORE "one\ntwo\n" /* in p0 */
@@ -139,24 +140,36 @@ static void read_again(struct round *round)
 
 /* --- Listing --- */
 
-static int list(struct round *round, uint32_t opcode, char *names)
+/* Appends the names behind *OFFSET, which moves on. The bytes that there were; -errno. */
+static int list_more(struct round *round, uint32_t opcode, uint64_t *offset, char *names)
 {
-    struct fuse_read_in in = {.fh = round->fh, .size = 8192};
+    struct fuse_read_in in = {.fh = round->fh, .offset = *offset, .size = 8192};
     char bytes[8192];
     ssize_t n = kernel_call(round->kernel, opcode, round->node, &in, sizeof(in), NULL, 0, bytes,
                             sizeof(bytes));
-    names[0] = '\0';
     for (ssize_t at = 0; at < n;) {
         const struct fuse_direntplus *plus = (const void *)(bytes + at);
         const struct fuse_dirent *entry =
             opcode == FUSE_READDIRPLUS ? &plus->dirent : (const void *)plus;
         sprintf(names + strlen(names), "%.*s ", (int)entry->namelen, entry->name);
+        *offset = entry->off;
         if (opcode == FUSE_READDIRPLUS && plus->entry_out.nodeid)
             kernel_forget(round->kernel, plus->entry_out.nodeid);
         at += (ssize_t)(opcode == FUSE_READDIRPLUS ? FUSE_DIRENTPLUS_SIZE(plus)
                                                    : FUSE_DIRENT_SIZE(entry));
     }
-    return n < 0 ? (int)n : 0;
+    return (int)n;
+}
+
+static int list(struct round *round, uint32_t opcode, char *names)
+{
+    uint64_t offset = 0;
+    int n;
+    names[0] = '\0';
+    do {
+        n = list_more(round, opcode, &offset, names);
+    } while (n > 0);
+    return n;
 }
 
 static int open_directory(struct round *round)
@@ -545,6 +558,54 @@ static void check_chmod(struct round *round)
     assert_int_equal(out.attr.mode & 0777, round->result < 0 ? 0750 : 0711);
 }
 
+/* --- Users --- */
+
+#define KEY "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define SET(name)                                                                                  \
+    "set " name " SCRAM-SHA-256 iterations=4096 salt=00 stored-key=" KEY " server-key=" KEY "\n"
+
+static void make_users(struct round *round)
+{
+    static const char text[] = SET("app1") SET("app2");
+    assert_int_equal(
+        kq_user_alter_text(round->kernel->ground.broker, &ground_caller, text, strlen(text)), 0);
+    know_path(round);
+}
+
+static bool has_user(struct round *round, const char *name)
+{
+    struct kq_user_facts facts;
+    return kq_user_facts(kq_broker_users(round->kernel->ground.broker), name, &facts) == 0;
+}
+
+static void open_passwd(struct round *round)
+{
+    open_path(round, round->act->path, O_WRONLY);
+}
+
+/* All or nothing; a file that is opened anew takes it. */
+static void check_set(struct round *round)
+{
+    assert_int_equal(has_user(round, "new"), round->result >= 0);
+    close_path(round);
+    open_passwd(round);
+    assert_true(write_it(round) > 0);
+    close_path(round);
+    assert_true(has_user(round, "new") && has_user(round, "newer"));
+}
+
+static int remove_user(struct round *round)
+{
+    return kernel_simple(round->kernel, FUSE_UNLINK, round->node, NULL, 0, "app1");
+}
+
+static void check_removed(struct round *round)
+{
+    assert_int_equal(has_user(round, "app1"), round->result < 0);
+    assert_int_equal(remove_user(round), round->result < 0 ? 0 : -ENOENT);
+    assert_true(has_user(round, "app2"));
+}
+
 static const struct act acts[] = {
     {"lookup", know_directories, walk, walk_again, "orders/by-offset/p0/1.jsonl", NULL},
     {"lookup of nothing known", NULL, walk, walk_again, "orders/by-segment/p0", NULL},
@@ -585,6 +646,10 @@ static const struct act acts[] = {
     {"unlink", know_topic, unlink_it, check_unlink, NULL, NULL},
     {"rmdir", make_empty, rmdir_it, check_rmdir, NULL, NULL},
     {"chmod", know_topic, chmod_it, check_chmod, NULL, NULL},
+    {"list the users", make_users, readdir_it, list_again, ".kqfs/users", ". .. app1 app2 "},
+    {"open a user", make_users, open_and_close, open_again, ".kqfs/users/app1", NULL},
+    {"set passwords", open_passwd, write_it, check_set, ".kqfs/passwd", SET("new") SET("newer")},
+    {"rm of a user", make_users, remove_user, check_removed, ".kqfs/users", NULL},
 };
 
 /* --- The rounds --- */
