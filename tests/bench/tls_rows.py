@@ -27,6 +27,8 @@ SEARCHES = 12
 
 def make_keys(bench, kind):
     """A certificate that vouches for itself, and its key; KIND: rsa or ec."""
+    if not shutil.which("openssl"):
+        raise NotHere("needs openssl")
     key, certificate = bench.work / f"{kind}.key", bench.work / f"{kind}.pem"
     if not key.exists():
         how = {"rsa": ["rsa:2048"], "ec": ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]}[kind]
@@ -136,7 +138,7 @@ def tls_fetch(bench, stack):
         raise NotHere("this kernel encrypts itself (rmmod tls)")
     names = ("fetch over TLS, AES-128-GCM, a consumer that discards",
              "a loop of SSL_write, 256 KiB at once")
-    size = bench.size(6 * GIB, 64 * MIB)
+    size = bench.size(2 * GIB, 64 * MIB)
     yield from fetch_against_loop(bench, stack, "write", size, bench.size(RANGE, 4 * MIB), names)
 
 
@@ -168,7 +170,7 @@ def tls_kernel(bench, stack):
     """A consumer whose bytes the kernel encrypts from the page cache."""
     if has_kernel_tls():
         guest = IN_THE_GUEST in os.environ
-        size, answer = (96 * MIB, 8 * MIB) if guest else (6 * GIB, RANGE)
+        size, answer = (96 * MIB, 8 * MIB) if guest else (2 * GIB, RANGE)
         yield from fetch_against_loop(bench, stack, "sendfile", bench.size(size, 16 * MIB),
                                       bench.size(answer, 4 * MIB), KTLS_NAMES)
     elif bench.quick:
