@@ -1,9 +1,12 @@
 """How a client of the network says who it is: a certificate, PLAIN, a token, a ticket. SCRAM is in
-scram.py."""
+scram.py, the issuer of tokens in issuer.py."""
 
+import os
 import socket
 import ssl
+import subprocess
 
+from issuer import Signer, trust as write_jwks  # noqa: F401
 from mounted import check, equal
 from protocol import Client
 
@@ -17,16 +20,36 @@ class Connected(Client):
         self.client_id, self.correlation = client_id, 0
 
 
-def tls(authority, port, name=None):
-    """A connection to 127.0.0.1; NAME shows the certificate that AUTHORITY (of certificates.py) has
-    made for it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(authority.path("ca.pem"))
-    if name:
-        context.load_cert_chain(authority.path(name + ".pem"), authority.path(name + ".key"))
-    plain = socket.create_connection(("127.0.0.1", port), 60)
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return context.wrap_socket(plain, server_hostname="127.0.0.1")
+class Authority:
+    """Its own certificate is DIRECTORY/ca.pem; those that it makes are NAME.pem, NAME.key there. The
+    broker's is `localhost`. For what is wrong with certificates see certificates.py."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        for name in "ca", "localhost":
+            self.make(name)
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def make(self, name):
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                   "-nodes", "-keyout", self.path(name + ".key"), "-out", self.path(name + ".pem"),
+                   "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", "2"]
+        if name != "ca":
+            command += ["-CA", self.path("ca.pem"), "-CAkey", self.path("ca.key")]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        check(done.returncode == 0, done.stderr)
+
+    def connect(self, port, name=None):
+        """A socket; NAME shows its certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.path("ca.pem"))
+        if name:
+            context.load_cert_chain(self.path(name + ".pem"), self.path(name + ".key"))
+        plain = socket.create_connection(("127.0.0.1", port), 60)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return context.wrap_socket(plain, server_hostname="localhost")
 
 
 # --- SASL ---

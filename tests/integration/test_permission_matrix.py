@@ -8,6 +8,7 @@ open from the first mode to the last: what chmod and setfacl change counts for t
 """
 
 import atexit
+import contextlib
 import errno
 import os
 import pickle
@@ -22,7 +23,6 @@ from collections import Counter
 import issuer
 import mounted
 import scram
-from certificates import Authority
 from logins import *
 from mounted import *
 from protocol import *
@@ -76,8 +76,8 @@ class Everywhere(Server):
 
     def __init__(self):
         super().__init__("b", ["-o", "allow_other", "--max.partitions", "100000"])
-        self.authority = Authority("keys").make("server", "server")
-        directory = self.authority.directory
+        directory = mounted.scratch("keys")
+        self.authority = Authority(directory)
         self.env = make_users(directory)
         self.socket = os.path.join(mounted.test_directory(), "kafka.sock")
         self.signer = issuer.Signer(directory, "issuer")
@@ -87,8 +87,8 @@ class Everywhere(Server):
         jwks = os.path.join(directory, "jwks.json")
         issuer.trust(jwks, self.signer)
         self.config = f"""[tls]
-certificate = {directory}/server.pem
-key = {directory}/server.key
+certificate = {directory}/localhost.pem
+key = {directory}/localhost.key
 ca = {directory}/ca.pem
 client_authentication = requested
 ssl.principal.mapping.rules = RULE:^CN=([a-z]+)$/$1/
@@ -163,13 +163,13 @@ def by_tcp(user):
 
 
 def by_certificate(user):
-    return Connected(tls(broker.authority, broker.ports["ssl"], user))
+    return Connected(broker.authority.connect(broker.ports["ssl"], user))
 
 
-def by_sasl(log_in, inside_tls=False):
+def by_sasl(log_in, tls=False):
     def way(user):
-        if inside_tls:
-            client = Connected(tls(broker.authority, broker.ports["sasl_ssl"]))
+        if tls:
+            client = Connected(broker.authority.connect(broker.ports["sasl_ssl"]))
         else:
             client = Client(f"127.0.0.1:{broker.ports['sasl_plaintext']}", timeout=60)
         answer = log_in(client, user)
@@ -186,9 +186,9 @@ WAYS = {
     "plaintext": by_tcp,
     "unix socket": by_unix_socket,
     "TLS certificate": by_certificate,
-    "PLAIN": by_sasl(lambda c, user: log_in_plain(c, user, PASSWORD), inside_tls=True),
+    "PLAIN": by_sasl(lambda c, user: log_in_plain(c, user, PASSWORD), tls=True),
     "SCRAM-SHA-256": by_sasl(lambda c, user: scram.log_in(c, PASSWORD, user)),
-    "OAUTHBEARER": by_sasl(lambda c, user: log_in_bearer(c, token_of(user)), inside_tls=True),
+    "OAUTHBEARER": by_sasl(lambda c, user: log_in_bearer(c, token_of(user)), tls=True),
     "GSSAPI": by_sasl(lambda c, user: log_in_gssapi(c, gssapi, realm.ticket(user)["KRB5CCNAME"])),
 }
 BY_UID = {"plaintext", "unix socket"}  # a name is not said
@@ -293,10 +293,27 @@ def opens(flags, name):
     return lambda base: os.close(os.open(f"{base}/{name}", flags | os.O_NONBLOCK, 0o644))
 
 
+def appends_to(topic):
+    return opens(os.O_WRONLY | os.O_APPEND, topic + "/p0")
+
+
+def creates(base):
+    os.mkdir(base + "/bad name")
+
+
 def keeps_mode(*names):
     def act(base):
         for name in names:
             os.chmod(f"{base}/{name}", stat.S_IMODE(os.stat(f"{base}/{name}").st_mode))
+    return act
+
+
+def one_of(*acts):
+    def act(base):
+        for may_fail in acts[:-1]:
+            with contextlib.suppress(PermissionError):
+                return may_fail(base)
+        return acts[-1](base)
     return act
 
 
@@ -312,10 +329,10 @@ def first(answer, *path):
 
 
 TOPIC = dict(name="t")
-# What a process does on the mount, what a client asks, and where in
-# the response it says how that went. What is allowed changes nothing, but for what clients delete: on
-# the mount the kernel has compared owner, mode and ACL before it says that a topic is a directory, and
-# before it asks the broker, which says that a name is bad.
+# What a process does on the mount, what a client asks, and where in the response it says how that
+# went. What is allowed changes nothing, but for what clients delete: on the mount the kernel has
+# compared owner, mode and ACL before it says that a topic is a directory, and before it asks the
+# broker, which says that a name is bad.
 ACTS = {
     "describe": (
         lambda base: os.stat(f"{base}/t/p0"),
@@ -326,12 +343,14 @@ ACTS = {
             dict(topic="t", partitions=[dict(partition=0, fetch_offset=0, partition_max_bytes=100)])])),
         ["responses", "partitions"]),
     "write": (
-        opens(os.O_WRONLY | os.O_APPEND, "t/p0"),
+        appends_to("t"),
         ("Produce", 9, dict(acks=-1, timeout_ms=10000, topic_data=[
             dict(name="t", partition_data=[dict(index=0, records=batch([Record(b"x")]))])])),
         ["responses", "partition_responses"]),
+    "idempotent write": (
+        one_of(appends_to("t"), appends_to("gone-plaintext"), creates), ("InitProducerId", 4, dict(transactional_id=None)), []),
     "create": (
-        lambda base: os.mkdir(f"{base}/bad name"),
+        creates,
         ("CreateTopics", 7, dict(validate_only=True, topics=[
             dict(name="made", num_partitions=1, replication_factor=1)])), ["topics"]),
     "delete": (
@@ -376,12 +395,13 @@ ACTS = {
 }
 GRANTED = {  # on the mount, on the wire
     "create": ("EINVAL", "NONE"),
+    "idempotent write": ("success", "EINVAL", "NONE"),
     "delete": ("EISDIR", "NONE"),
     "alter": ("ENOENT", "NONE"),
     "group read": ("success", "UNKNOWN_MEMBER_ID"),
     "group delete": ("EISDIR", "NONE"),
 }
-CREATING = "create", "alter"
+CREATING = "create", "alter", "idempotent write"  # or for lack of another right
 DENIED = {"EACCES", "EPERM", "TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED",
           "CLUSTER_AUTHORIZATION_FAILED"}
 
@@ -391,6 +411,36 @@ def is_granted(act, outcome):
     if outcome in GRANTED.get(act, ("success", "NONE")):
         return True
     return False if outcome in DENIED else None
+
+
+# What a client is told of its rights without trying: a request, and what the response says of which
+# acts.
+def operations(key, **bits):
+    """Of what may be described, the bits of org.apache.kafka.common.acl.AclOperation."""
+    return lambda answer: {} if answer["error_code"] else {
+        act.replace("_", " "): bool(answer[key] >> bit & 1) for act, bit in bits.items()}
+
+
+def among(key, field, name, act):
+    return lambda answer: {act: any(each[field] == name for each in answer[key])}
+
+
+SAYS = {
+    "operations on the topic": (
+        ("Metadata", 9, dict(topics=[TOPIC], allow_auto_topic_creation=False,
+                             include_topic_authorized_operations=True)),
+        ["topics"], operations("topic_authorized_operations", read=3, write=4, create=5, delete=6,
+                               alter=7, describe=8, describe_configs=10, configure=11)),
+    "operations on the group": (
+        ("DescribeGroups", 5, dict(groups=["g"], include_authorized_operations=True)),
+        ["groups"], operations("authorized_operations", group_read=3, group_delete=6, group_describe=8)),
+    "operations on the cluster": (
+        ("DescribeCluster", 0, dict(include_cluster_authorized_operations=True)),
+        [], operations("cluster_authorized_operations", create=5, alter_cluster=7, list=8,
+                       idempotent_write=12)),
+    "topics": (("Metadata", 9, dict(topics=None)), [], among("topics", "name", "t", "find")),
+    "groups": (("ListGroups", 4, dict()), [], among("groups", "group_id", "g", "group describe")),
+}
 
 
 class Process:
@@ -427,7 +477,8 @@ class Peer:
     def __init__(self, way, user):
         self.client = WAYS[way](user)
         self.sent, frames = [], []
-        for name, version, values in (request for _, request, _ in ACTS.values()):
+        requests = [request for _, request, _ in ACTS.values()] + [request for request, _, _ in SAYS.values()]
+        for name, version, values in requests:
             frame, sent = self.client.frame(name, version, **aimed(values, way))
             self.sent.append(sent)
             frames.append(frame)
@@ -436,9 +487,16 @@ class Peer:
     def ask(self):
         self.client.socket.sendall(self.frames)
 
+    def receive(self, sent, path):
+        return first(self.client.receive(sent), *path)
+
     def answers(self):
-        return {act: ERRORS[first(self.client.receive(sent), *path)["error_code"]]
-                for (act, (_, _, path)), sent in zip(ACTS.items(), self.sent)}
+        """How each act went, and which it is said would."""
+        outcomes = {act: ERRORS[self.receive(sent, path)["error_code"]]
+                    for (act, (_, _, path)), sent in zip(ACTS.items(), self.sent)}
+        said = {what: says(self.receive(sent, path))
+                for (what, (_, path, says)), sent in zip(SAYS.items(), self.sent[len(ACTS):])}
+        return outcomes, said
 
 
 def aimed(values, way):
@@ -460,8 +518,9 @@ def ways_of(user):
 
 def wanted_for(user, on_mount):
     wanted = {act: is_granted(act, outcome) for act, outcome in on_mount.items()}
-    if user == UNKNOWN:  # there is nobody whom it could belong to
-        wanted.update(dict.fromkeys(CREATING, False))
+    if user == UNKNOWN:  # there is nobody whom something new could belong to
+        wanted.update({act: on_mount[act] == "success" for act in CREATING})
+    wanted["find"] = wanted["list"] and wanted["describe"]
     return wanted
 
 
@@ -473,7 +532,7 @@ def test_the_mount_and_every_way_over_the_wire_agree():
     processes = {user: Process(who) for user, who in USERS.items()}
     peers = {user: {way: Peer(way, user) for way in ways_of(user)} for user in USERS}
     os.umask(0)
-    tree, all_variants, outcomes, wrong = Tree(), variants(80), Counter(), []
+    tree, all_variants, outcomes, told, wrong = Tree(), variants(80), Counter(), 0, []
     for variant in all_variants:
         tree.become(variant)
         for user in USERS:
@@ -481,20 +540,25 @@ def test_the_mount_and_every_way_over_the_wire_agree():
             for peer in peers[user].values():
                 peer.ask()
             for way, peer in peers[user].items():
-                got = peer.answers()
+                got, said = peer.answers()
                 tree.restore(variant, way, got)
-                outcomes.update(wanted.values())
+                outcomes.update(wanted[act] for act in ACTS)
+                told += sum(map(len, said.values()))
                 wrong += [f"{act} as {user} over {way}, {shown(variant)}: {outcome}, on the mount {wanted[act]}"
                           for act, outcome in got.items()
                           if wanted[act] is None or is_granted(act, outcome) != wanted[act]]
+                wrong += [f"{act} as {user} over {way}, {shown(variant)}: {what}: {allowed}, on the mount "
+                          f"{wanted[act]}" for what, acts in said.items()
+                          for act, allowed in acts.items() if allowed != wanted[act]]
     for process in processes.values():
         process.end()
     count = outcomes.total()
     print(f"        {count} checks: {len(ACTS)} acts × {len(USERS)} users × {len(WAYS)} ways beside the "
           f"mount ({', '.join(WAYS)}) × {len(all_variants)} modes and ACLs, but for {UNKNOWN}, who has "
-          f"no way by uid; {outcomes[True]} granted, {len(wrong)} differ")
+          f"no way by uid; {outcomes[True]} granted; and {told} times what a client is told that it may; "
+          f"{len(wrong)} differ")
     check(all(outcomes[granted] > 1000 for granted in (True, False)), outcomes)
-    check(not wrong, f"{len(wrong)} of {count} differ:\n  " + "\n  ".join(wrong[:60]))
+    check(not wrong, f"{len(wrong)} of {count + told} differ:\n  " + "\n  ".join(wrong[:60]))
 
 
 def test_a_ticket_was_among_the_ways():
