@@ -475,7 +475,15 @@ static int take_all(struct kq_users *users, const struct kq_buf *bytes, int64_t 
         size_t length = (size_t)(newline - at);
         if (length < strlen(COMMIT) || memcmp(at, COMMIT, strlen(COMMIT)) != 0)
             continue;
-        int r = is_commit(at, length, from) ? take_block(users, from, at, from == start) : -EBADMSG;
+        bool good = is_commit(at, length, from);
+        /* A disk that lost its power may have written the end of a change before its middle. */
+        if (!good && newline + 1 == end && from > start) {
+            kq_diag(LOG_WARNING, "the last change in " KQ_USERS_FILE
+                                 " is not whole and is left out: look at its users, and set again "
+                                 "what is missing");
+            break;
+        }
+        int r = good ? take_block(users, from, at, from == start) : -EBADMSG;
         if (r < 0)
             return r;
         from = newline + 1;

@@ -147,6 +147,25 @@ static void test_a_change_that_a_crash_has_cut_off_has_not_happened(void **state
     close(fd);
 }
 
+static void test_a_last_change_that_is_not_whole_is_left_out(void **state)
+{
+    struct stat st;
+    static const char zeros[100];
+    assert_int_equal(set("alice", KQ_SCRAM_SHA_256, &one), 0);
+    int fd = open_file();
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(set("bob", KQ_SCRAM_SHA_256, &one), 0);
+    assert_int_equal(pwrite(fd, zeros, sizeof(zeros), st.st_size), sizeof(zeros));
+    reopen();
+    assert_true(has("alice", KQ_SCRAM_SHA_256));
+    assert_false(has("bob", KQ_SCRAM_SHA_256));
+    assert_int_equal(set("carol", KQ_SCRAM_SHA_512, &one), 0);
+    reopen();
+    assert_true(has("alice", KQ_SCRAM_SHA_256) && has("carol", KQ_SCRAM_SHA_512));
+    assert_int_equal(faccessat(dirfd_, KQ_USERS_FILE ".damaged", F_OK, 0), -1);
+    close(fd);
+}
+
 static void test_a_damaged_file_is_put_aside(void **state)
 {
     assert_int_equal(set("alice", KQ_SCRAM_SHA_256, &one), 0);
@@ -198,6 +217,7 @@ int main(void)
         TEST(test_what_cannot_be_is_refused_and_changes_nothing),
         TEST(test_fewer_users_may_be_than_are_there),
         TEST(test_a_change_that_a_crash_has_cut_off_has_not_happened),
+        TEST(test_a_last_change_that_is_not_whole_is_left_out),
         TEST(test_a_damaged_file_is_put_aside),
         TEST(test_the_file_does_not_grow_for_ever),
         TEST(test_lines_are_read_as_they_are_written),
