@@ -373,9 +373,15 @@ static int report(const struct command *command, const char *where, int r)
 static int alter_directory(const struct command *command, const struct kq_buf *text)
 {
     const struct kq_config *config = command->config;
+    bool is_new = access(config->data, F_OK) < 0 && errno == ENOENT;
     int r = become_owner(config);
     if (r < 0)
         return r;
+    if (is_new)
+        kq_diag(LOG_NOTICE,
+                "passwd: no broker has been in %s: if you mean another directory, give "
+                "--data DIR",
+                config->data);
     r = kq_user_alter_stopped(config->data, (uint32_t)config->sasl.max_users,
                               (const char *)text->data, text->length);
     if (r != -EWOULDBLOCK)
