@@ -26,7 +26,7 @@ extendedKeyUsage = clientAuth
 [server]
 basicConstraints = CA:false
 extendedKeyUsage = serverAuth
-subjectAltName = IP:127.0.0.1
+subjectAltName = DNS:localhost, IP:127.0.0.1
 """
 PAST, PRESENT, FUTURE = (("20200101000000Z", "20210101000000Z"), ("20200101000000Z", "20980101000000Z"),
                          ("20970101000000Z", "20980101000000Z"))

@@ -7,7 +7,6 @@ brought them and KQFS_CLIENTS=DIR says so. With KQFS_CLIENTS_RESULTS=FILE the ou
 added to FILE as a line of JSON, from which clients/table makes the table of docs/protocol.md.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "clients"))
 
 import known
+import results
 import scenarios
 from mounted import Broker, Failed, Skip, free_port, main
 
@@ -35,13 +35,6 @@ class Server(Broker):
 brokers = {}
 
 
-def record(client, scenario, outcome, why=""):
-    if path := os.environ.get("KQFS_CLIENTS_RESULTS"):
-        with open(path, "a") as file:
-            file.write(json.dumps({"client": client, "scenario": scenario, "outcome": outcome,
-                                   "why": why}) + "\n")
-
-
 def skipped(reason):
     def run():
         raise Skip(reason)
@@ -57,13 +50,13 @@ def case(client, command, scenario):
         try:
             scenario(bench)
         except Skip as reason:
-            record(client, scenario.__name__, "not possible", str(reason))
+            results.record(client, scenario.__name__, "not possible", str(reason))
             raise
         except (Failed, OSError, subprocess.SubprocessError) as error:
-            record(client, scenario.__name__, "failed", str(error)[:300])
+            results.record(client, scenario.__name__, "failed", str(error)[:300])
             raise
         else:
-            record(client, scenario.__name__, "passed")
+            results.record(client, scenario.__name__, "passed")
         finally:
             bench.end()
     return run

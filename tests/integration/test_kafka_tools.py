@@ -3,84 +3,31 @@
 """Kafka's own command line tools do with kqfs what they do with Kafka, and complain of nothing. They
 run one after the other in one JVM (clients/java/Tools.java)."""
 
-import atexit
 import glob
 import json
 import os
 import re
-import select
-import subprocess
 
 import kafkanode
 import mounted
+from kafkatools import Toolbox, has
 from mounted import *
 from protocol import Server
 
 broker = Server("b", ["--group.initial.rebalance.delay.ms", "100"],
                 config="[broker]\nnum.partitions = 2\n[topic]\nretention.ms = 86400000\n")
-TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "clients", "java", "Tools.java")
 CONFIG, DUMP = "kafka.admin.ConfigCommand", "kafka.tools.DumpLogSegments"
 GROUPS = "consumer.group.ConsumerGroupCommand"
 REASSIGN = "reassign.ReassignPartitionsCommand"
 CONSUMER = "consumer.ConsoleConsumer"
-
-
-class Toolbox:
-    """The JVM; started by its first tool."""
-
-    def __init__(self):
-        self.process = None
-
-    def start(self):
-        self.log = open(os.path.join(mounted.test_directory(), "tools.log"), "wb")
-        self.process = subprocess.Popen(kafkanode.java(TOOLS, more=["-Xmx128m"]), stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.log)
-        atexit.register(self.end)
-
-    def end(self):
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def ask(self, timeout, **wanted):
-        if not self.process:
-            self.start()
-        self.process.stdin.write(json.dumps(wanted).encode() + b"\n")
-        self.process.stdin.flush()
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
-            self.end()
-            raise Failed(f"{wanted['main']} {wanted['args']} did not end within {timeout} s")
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise Failed(f"the tools have ended: {open(self.log.name).read()[-1000:]}")
-        return json.loads(answer)
-
-
 toolbox = Toolbox()
 
 
-def run(main, *arguments, status=0, stdin="", complaint=None, server=True, timeout=60):
-    """What the tool prints; with SERVER it is told where the broker is. It must end with STATUS and,
-    unless COMPLAINT (a pattern) is given, say nothing of errors."""
-    if not main.startswith("kafka."):
-        main = "org.apache.kafka.tools." + main
+def run(main, *arguments, server=True, **more):
+    """With SERVER it is told where the broker is."""
     if server:
         arguments = ("--bootstrap-server", broker.address, *arguments)
-    done = toolbox.ask(timeout, main=main, args=[str(a) for a in arguments], stdin=stdin)
-    what = f"{main} {' '.join(map(str, arguments))}"
-    said = done["out"] + done["err"]
-    check(done["status"] == status, what, "ended with", done["status"], short(said, 1500))
-    if complaint:
-        check(re.search(complaint, said), what, "says", short(said, 1500))
-    else:
-        check(not re.search(r"ERROR|WARN|Exception|[Ee]rror:", said), what, "says", short(said, 1500))
-    return done["out"]
-
-
-def has(text, *wanted):
-    for one in wanted:
-        check(one in text, repr(one), "is not in", short(text, 2000))
+    return toolbox.run(main, *arguments, **more)
 
 
 def create(name, partitions=2, *more):

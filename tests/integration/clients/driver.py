@@ -25,6 +25,11 @@ client through the same scenarios. Bytes travel as base64; null stays null. Comm
     topics       -> topics [] ; groups -> groups []
     describe_group  group -> state, members (how many)
     delete_group group
+    secure       what all commands after it use: bootstrap, protocol (SSL, SASL_SSL), ca, certificate
+                 and key (files, or null), mechanism, user, password, token (a file), principal, keytab,
+                 service, krb5 (a file) -> (nothing). consume then takes the name of a group that is
+                 there, for clients that cannot do without one; topics fails as soon as the client
+                 cannot log in, with the reason.
 
 An answer has "error" with the client's text where the command failed, "unsupported" with the reason
 where this client cannot be asked for it.

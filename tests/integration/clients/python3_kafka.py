@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """python3-kafka of Debian (kafka-python 2.0.2)."""
 
+import logging
 import time
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -15,14 +16,37 @@ def message(record):
             "value": b64(record.value), "headers": [[n, b64(v)] for n, v in record.headers]}
 
 
+class Token:
+    """What kafka-python asks for a token of OAUTHBEARER."""
+
+    def __init__(self, path):
+        with open(path) as file:
+            self.text = file.read()
+
+    def token(self):
+        return self.text
+
+
+class Said(logging.Handler):
+    """The last error in the log: what is raised is often no more than NoBrokersAvailable."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.last = None
+        logging.getLogger("kafka").addHandler(self)
+
+    def emit(self, record):
+        self.last = record.getMessage()
+
+
 class Client:
     def __init__(self, bootstrap):
-        self.bootstrap = bootstrap
+        self.servers = {"bootstrap_servers": bootstrap}
         self.consumer = None
         self.name = None
 
     def _producer(self, codec="none", acks=-1, **more):
-        return KafkaProducer(bootstrap_servers=self.bootstrap, acks="all" if acks == -1 else acks,
+        return KafkaProducer(**self.servers, acks="all" if acks == -1 else acks,
                              compression_type=None if codec == "none" else codec,
                              linger_ms=20, max_request_size=64 << 20, max_block_ms=20000, **more)
 
@@ -62,7 +86,7 @@ class Client:
 
     def consume(self, topic, partition, count, timeout_ms, **where):
         start = where["from"]
-        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False,
+        consumer = KafkaConsumer(**self.servers, enable_auto_commit=False,
                                  group_id=None, consumer_timeout_ms=timeout_ms,
                                  fetch_max_bytes=64 << 20, max_partition_fetch_bytes=8 << 20)
         at = TopicPartition(topic, partition)
@@ -87,7 +111,7 @@ class Client:
     def join(self, group, topic, instance=None):
         if instance:
             raise Unsupported("kafka-python 2.0.2 has no static members")
-        self.consumer = KafkaConsumer(topic, bootstrap_servers=self.bootstrap, group_id=group,
+        self.consumer = KafkaConsumer(topic, **self.servers, group_id=group,
                                       enable_auto_commit=False, auto_offset_reset="earliest",
                                       session_timeout_ms=6000, heartbeat_interval_ms=500)
 
@@ -107,7 +131,7 @@ class Client:
         self.consumer = None
 
     def _admin(self):
-        return KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        return KafkaAdminClient(**self.servers)
 
     def committed(self, group, topic, partitions):
         offsets = self._admin().list_consumer_group_offsets(
@@ -115,7 +139,7 @@ class Client:
         return {"offsets": [offsets[TopicPartition(topic, p)].offset for p in partitions]}
 
     def set_offset(self, group, topic, partition, offset):
-        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=group,
+        consumer = KafkaConsumer(**self.servers, group_id=group,
                                  enable_auto_commit=False)
         consumer.assign([TopicPartition(topic, partition)])
         consumer.commit({TopicPartition(topic, partition): OffsetAndMetadata(offset, "")})
@@ -150,8 +174,22 @@ class Client:
     def describe(self, topic):
         return {"config": {n: v for n, v, _ in self._described(topic)}}
 
+    def secure(self, bootstrap, protocol, ca, certificate=None, key=None, mechanism=None, user=None,
+               password=None, token=None, **_):
+        if mechanism == "GSSAPI":
+            raise Unsupported("kafka-python needs python3-gssapi for Kerberos")
+        self.servers = {
+            "bootstrap_servers": bootstrap, "security_protocol": protocol, "ssl_cafile": ca,
+            "ssl_certfile": certificate, "ssl_keyfile": key, "sasl_mechanism": mechanism,
+            "sasl_plain_username": user, "sasl_plain_password": password,
+            "sasl_oauth_token_provider": token and Token(token)}
+
     def topics(self):
-        return {"topics": self._admin().list_topics()}
+        said = Said()
+        try:
+            return {"topics": self._admin().list_topics()}
+        except KafkaError as error:
+            raise RuntimeError(f"{error}: {said.last}") from error
 
     def groups(self):
         return {"groups": [g[0] for g in self._admin().list_consumer_groups()]}

@@ -4,6 +4,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -16,6 +18,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 type header [2]*string
@@ -47,12 +52,15 @@ type command struct {
 	Offset     int64
 	Before     int64
 	Config     map[string]string
+
+	Bootstrap, Ca, Certificate, Key, Mechanism, User, Password, Token string
 }
 
 type answer map[string]any
 
 type driver struct {
 	bootstrap string
+	security  []kgo.Opt
 	member    *kgo.Client
 	mutex     sync.Mutex
 	assigned  map[int32]bool
@@ -85,8 +93,48 @@ func fromRecord(r *kgo.Record) message {
 }
 
 func (d *driver) client(more ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(d.bootstrap), kgo.ClientID("franz-go"),
-		kgo.AllowAutoTopicCreation(), kgo.FetchMaxPartitionBytes(8 << 20), kgo.FetchMaxWait(200 * time.Millisecond)}, more...)...)
+	return kgo.NewClient(append(append([]kgo.Opt{kgo.SeedBrokers(d.bootstrap), kgo.ClientID("franz-go"),
+		kgo.AllowAutoTopicCreation(), kgo.FetchMaxPartitionBytes(8 << 20), kgo.FetchMaxWait(200 * time.Millisecond)}, d.security...), more...)...)
+}
+
+func withTLS(c *command) (kgo.Opt, error) {
+	settings := &tls.Config{RootCAs: x509.NewCertPool()}
+	text, err := os.ReadFile(c.Ca)
+	if err == nil && !settings.RootCAs.AppendCertsFromPEM(text) {
+		err = errors.New("no certificate in " + c.Ca)
+	}
+	if err == nil && c.Certificate != "" {
+		settings.Certificates = make([]tls.Certificate, 1)
+		settings.Certificates[0], err = tls.LoadX509KeyPair(c.Certificate, c.Key)
+	}
+	return kgo.DialTLSConfig(settings), err
+}
+
+func (d *driver) secure(c *command) (answer, error) {
+	encrypted, err := withTLS(c)
+	if err != nil {
+		return nil, err
+	}
+	d.bootstrap, d.security = c.Bootstrap, []kgo.Opt{encrypted}
+	password := scram.Auth{User: c.User, Pass: c.Password}
+	switch c.Mechanism {
+	case "":
+	case "PLAIN":
+		d.security = append(d.security, kgo.SASL(plain.Auth{User: c.User, Pass: c.Password}.AsMechanism()))
+	case "SCRAM-SHA-256":
+		d.security = append(d.security, kgo.SASL(password.AsSha256Mechanism()))
+	case "SCRAM-SHA-512":
+		d.security = append(d.security, kgo.SASL(password.AsSha512Mechanism()))
+	case "OAUTHBEARER":
+		token, err := os.ReadFile(c.Token)
+		if err != nil {
+			return nil, err
+		}
+		d.security = append(d.security, kgo.SASL(oauth.Auth{Token: string(token)}.AsMechanism()))
+	default:
+		return answer{"unsupported": "franz-go has no Kerberos of its own"}, nil
+	}
+	return nil, nil
 }
 
 func (d *driver) producer(c *command, more ...kgo.Opt) (*kgo.Client, error) {
@@ -371,6 +419,8 @@ func (d *driver) administer(limit context.Context, a *kadm.Client, c *command) (
 
 func (d *driver) run(c *command) (answer, error) {
 	switch c.Do {
+	case "secure":
+		return d.secure(c)
 	case "produce":
 		return d.produce(c)
 	case "numbers":

@@ -7,6 +7,8 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Base64;
@@ -39,7 +41,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 public final class Driver {
     private static final ObjectMapper JSON = new ObjectMapper();
 
-    private final String bootstrap;
+    private String bootstrap;
+    private final Map<String, String> security = new HashMap<>();
     private KafkaConsumer<byte[], byte[]> member;
 
     private Driver(String bootstrap) {
@@ -57,6 +60,7 @@ public final class Driver {
     private Properties properties(Object... more) {
         Properties properties = new Properties();
         properties.put("bootstrap.servers", bootstrap);
+        properties.putAll(security);
         for (int i = 0; i < more.length; i += 2)
             properties.put(more[i], String.valueOf(more[i + 1]));
         return properties;
@@ -86,6 +90,52 @@ public final class Driver {
         ArrayNode headers = node.putArray("headers");
         record.headers().forEach(h -> headers.addArray().add(h.key()).add(b64(h.value())));
         return node;
+    }
+
+    // --- Security ---
+
+    private static String module(JsonNode c) {
+        String packages = "org.apache.kafka.common.security.";
+        switch (c.get("mechanism").asText()) {
+        case "GSSAPI":
+            return "com.sun.security.auth.module.Krb5LoginModule required useKeyTab=true storeKey=true keyTab=\""
+                    + c.get("keytab").asText() + "\" principal=\"" + c.get("principal").asText() + "\";";
+        case "OAUTHBEARER":
+            return packages + "oauthbearer.OAuthBearerLoginModule required;";
+        default:
+            String kind = c.get("mechanism").asText().equals("PLAIN") ? "plain.Plain" : "scram.Scram";
+            return packages + kind + "LoginModule required username=\"" + c.get("user").asText()
+                    + "\" password=\"" + c.get("password").asText() + "\";";
+        }
+    }
+
+    private ObjectNode secure(JsonNode c) throws Exception {
+        bootstrap = c.get("bootstrap").asText();
+        security.clear();
+        security.put("security.protocol", c.get("protocol").asText());
+        security.put("ssl.truststore.type", "PEM");
+        security.put("ssl.truststore.location", c.get("ca").asText());
+        if (c.hasNonNull("certificate")) {
+            security.put("ssl.keystore.type", "PEM");
+            security.put("ssl.keystore.certificate.chain", Files.readString(Path.of(c.get("certificate").asText())));
+            security.put("ssl.keystore.key", Files.readString(Path.of(c.get("key").asText())));
+        }
+        if (c.hasNonNull("mechanism")) {
+            security.put("sasl.mechanism", c.get("mechanism").asText());
+            security.put("sasl.jaas.config", module(c));
+        }
+        if (c.hasNonNull("service")) {
+            System.setProperty("java.security.krb5.conf", c.get("krb5").asText());
+            security.put("sasl.kerberos.service.name", c.get("service").asText());
+        }
+        if (c.hasNonNull("token")) {
+            String url = Path.of(c.get("token").asText()).toUri().toString();
+            System.setProperty("org.apache.kafka.sasl.oauthbearer.allowed.urls", url);
+            security.put("sasl.oauthbearer.token.endpoint.url", url);
+            security.put("sasl.login.callback.handler.class",
+                    "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginCallbackHandler");
+        }
+        return JSON.createObjectNode();
     }
 
     // --- Producing ---
@@ -326,6 +376,7 @@ public final class Driver {
     private ObjectNode run(String name, JsonNode c) throws Exception {
         String topic = c.path("topic").asText();
         switch (name) {
+        case "secure": return secure(c);
         case "produce": return produce(c);
         case "numbers": return numbers(c);
         case "transaction": return transaction(c);
@@ -362,6 +413,14 @@ public final class Driver {
         }
     }
 
+    private static String said(Throwable error) {
+        StringBuilder text = new StringBuilder();
+        for (Throwable cause = error; cause != null; cause = cause.getCause())
+            if (!(cause instanceof ExecutionException))
+                text.append(text.length() > 0 ? " / " : "").append(cause);
+        return text.toString();
+    }
+
     public static void main(String[] arguments) throws Exception {
         Driver driver = new Driver(arguments[0]);
         var lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
@@ -371,8 +430,7 @@ public final class Driver {
             try {
                 answer = driver.run(command.get("do").asText(), command);
             } catch (Exception error) {
-                Throwable cause = error instanceof ExecutionException ? error.getCause() : error;
-                answer = JSON.createObjectNode().put("error", cause.toString());
+                answer = JSON.createObjectNode().put("error", said(error));
             }
             System.out.println(JSON.writeValueAsString(answer));
             System.out.flush();

@@ -1,5 +1,6 @@
 // The loop of a driver in JavaScript: the commands are those of ../driver.py.
 
+import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 
 export class Unsupported extends Error {}
@@ -7,6 +8,11 @@ export class Unsupported extends Error {}
 export const b64 = (value) => (value === null || value === undefined ? null : Buffer.from(value).toString('base64'))
 export const raw = (text) => (text === null || text === undefined ? null : Buffer.from(text, 'base64'))
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+
+export const text = (path) => (path ? readFileSync(path, 'utf8') : undefined)
+
+// What node's tls wants, from the arguments of the command secure.
+export const certificates = ({ ca, certificate, key }) => ({ ca: text(ca), cert: text(certificate), key: text(key) })
 
 export function within (ms, promise, what) {
   let timer
@@ -26,9 +32,9 @@ export class Inbox {
   }
 }
 
-function text (error) {
-  const causes = [error, error.cause, ...(error.errors ?? []), ...(error.errors ?? []).flatMap((e) => e.errors ?? [])]
-  return causes.filter(Boolean).map((e) => `${e.name}: ${e.type ?? e.code ?? e.apiId ?? ''} ${e.message}`).join(' / ')
+function said (error) {
+  const causes = [error.cause, ...(error.errors ?? [])].filter((e) => e instanceof Error)
+  return [`${error.name}: ${error.type ?? error.code ?? error.apiId ?? ''} ${error.message}`, ...new Set(causes.map(said))].join(' / ')
 }
 
 export async function serve (make) {
@@ -40,7 +46,7 @@ export async function serve (make) {
       if (!client[name]) throw new Unsupported('the client has no such call')
       answer = (await client[name](command)) ?? {}
     } catch (error) {
-      answer = error instanceof Unsupported ? { unsupported: error.message } : { error: text(error) }
+      answer = error instanceof Unsupported ? { unsupported: error.message } : { error: said(error) }
     }
     process.stdout.write(JSON.stringify(answer) + '\n')
   }

@@ -1,7 +1,7 @@
 // kafkajs 2.2
 
 import kafkajs from 'kafkajs'
-import { Inbox, Unsupported, b64, raw, serve, sleep } from './driver.mjs'
+import { Inbox, Unsupported, b64, certificates, raw, serve, sleep, text } from './driver.mjs'
 
 const { CompressionCodecs, CompressionTypes, ConfigResourceTypes, Kafka, logLevel, Partitioners } = kafkajs
 
@@ -29,7 +29,22 @@ const message = (m) => ({
 
 class Client {
   constructor (bootstrap) {
-    this.kafka = new Kafka({ clientId: 'kafkajs', brokers: [bootstrap], logLevel: logLevel.NOTHING, retry: { initialRetryTime: 50, retries: 5 } })
+    this.connect(bootstrap)
+  }
+
+  connect (bootstrap, security = {}) {
+    this.kafka = new Kafka({ clientId: 'kafkajs', brokers: [bootstrap], logLevel: logLevel.NOTHING, retry: { initialRetryTime: 50, retries: 5 }, ...security })
+  }
+
+  async secure (c) {
+    if (c.mechanism === 'GSSAPI') throw new Unsupported('kafkajs has no Kerberos')
+    const sasl = c.mechanism && {
+      mechanism: c.mechanism.toLowerCase(),
+      username: c.user,
+      password: c.password,
+      oauthBearerProvider: c.token && (async () => ({ value: text(c.token) }))
+    }
+    this.connect(c.bootstrap, { ssl: certificates(c), sasl })
   }
 
   async send (topic, partition, messages, acks, idempotent, name, retry) {
@@ -71,9 +86,9 @@ class Client {
     return { acknowledged: count }
   }
 
-  async consume ({ topic, partition, from, count, timeout_ms }) {
+  async consume ({ topic, partition, from, count, timeout_ms, group }) {
     for (const name of ['snappy', 'lz4']) await codec(name).catch(() => {}) // what it can read besides gzip
-    const consumer = this.kafka.consumer({ groupId: `unused-${topic}-${process.pid}`, maxBytesPerPartition: 8 << 20 })
+    const consumer = this.kafka.consumer({ groupId: group ?? `unused-${topic}-${process.pid}`, maxBytesPerPartition: 8 << 20, maxWaitTimeInMs: 200 })
     const admin = this.kafka.admin()
     let offset = from.offset
     if (offset === undefined) {
@@ -84,6 +99,8 @@ class Client {
       await admin.disconnect()
     }
     const got = []
+    let crash
+    consumer.on(consumer.events.CRASH, ({ payload }) => { crash ??= payload.error })
     await consumer.connect()
     await consumer.subscribe({ topic, fromBeginning: true })
     await consumer.run({
@@ -92,8 +109,9 @@ class Client {
     })
     consumer.seek({ topic, partition, offset: String(offset) })
     const end = Date.now() + timeout_ms
-    while (got.length < count && Date.now() < end) await sleep(20)
+    while (got.length < count && Date.now() < end && !crash) await sleep(20)
     await consumer.disconnect()
+    if (crash) throw crash
     return { messages: got.slice(0, count) }
   }
 

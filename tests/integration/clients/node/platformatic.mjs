@@ -1,7 +1,7 @@
 // @platformatic/kafka 1.x
 
 import { Admin, Consumer, Producer } from '@platformatic/kafka'
-import { Inbox, Unsupported, b64, raw, serve, sleep, within } from './driver.mjs'
+import { Inbox, Unsupported, b64, certificates, raw, serve, sleep, text, within } from './driver.mjs'
 
 const TOPIC = 2 // of a configuration's resource
 const codecs = { none: 'none', gzip: 'gzip', snappy: 'snappy', lz4: 'lz4', zstd: 'zstd' }
@@ -17,6 +17,12 @@ const message = (m) => ({
 class Client {
   constructor (bootstrap) {
     this.options = { clientId: 'platformatic', bootstrapBrokers: [bootstrap], retries: 3, retryDelay: 50, timeout: 10000 }
+  }
+
+  async secure (c) {
+    if (c.mechanism === 'GSSAPI') throw new Unsupported('@platformatic/kafka has no Kerberos')
+    const sasl = c.mechanism && { mechanism: c.mechanism, username: c.user, password: c.password, token: text(c.token) }
+    this.options = { ...this.options, bootstrapBrokers: [c.bootstrap], tls: certificates(c), sasl }
   }
 
   async sent (messages, options) {
@@ -53,8 +59,8 @@ class Client {
     return { acknowledged: count }
   }
 
-  async consume ({ topic, partition, from, count, timeout_ms }) {
-    const consumer = new Consumer({ ...this.options, groupId: `unused-${topic}-${process.pid}`, autocommit: false, maxBytesPerPartition: 8 << 20 })
+  async consume ({ topic, partition, from, count, timeout_ms, group }) {
+    const consumer = new Consumer({ ...this.options, groupId: group ?? `unused-${topic}-${process.pid}`, autocommit: false, maxBytesPerPartition: 8 << 20 })
     let offset = from.offset
     if (offset === undefined) {
       const timestamp = BigInt(from === 'earliest' ? -2 : from === 'latest' ? -1 : from.time)
@@ -160,5 +166,8 @@ class Client {
     await this.admin((a) => a.deleteGroups({ groups: [group] }))
   }
 }
+
+// A connection that is reset while it closes it is an error that nobody can catch elsewhere.
+process.on('uncaughtException', (error) => console.error(error))
 
 serve((bootstrap) => new Client(bootstrap))
