@@ -192,12 +192,15 @@ static enum kq_handled kit_metadata(struct kq_request *request)
     return KQ_HANDLED_NOW;
 }
 
-static struct kq_api kit_rows[] = {
-    {1, 4, 4, 4, 0, kit_fetch, NULL, 0},
-    {3, 0, 1, 0, 0, kit_metadata, NULL, 1},
-    {12, 0, 4, 0, 0, kit_heartbeat, NULL, 2},
-    {18, 0, 4, 0, KQ_API_BEFORE_AUTH, kq_api_versions, NULL, 3},
-};
+#ifndef KIT_MORE_ROWS
+#define KIT_MORE_ROWS
+#endif
+
+static struct kq_api kit_rows[] = {{1, 4, 4, 4, 0, kit_fetch, NULL, 0},
+                                   {3, 0, 1, 0, 0, kit_metadata, NULL, 1},
+                                   {12, 0, 4, 0, 0, kit_heartbeat, NULL, 2},
+                                   {18, 0, 4, 0, KQ_API_BEFORE_AUTH, kq_api_versions, NULL, 3},
+                                   KIT_MORE_ROWS};
 
 const struct kq_api *kq_api_row(size_t index)
 {
