@@ -117,6 +117,13 @@ static int fill(const struct kq_keytab *keytab, krb5_context context, const stru
 
 /* --- A credential for it --- */
 
+static int complain_of_key(const struct kq_keytab *keytab, const char *reason)
+{
+    kq_diag(LOG_ERR, "sasl.kerberos.keytab: %s: no key for %s: %s", keytab->path,
+            keytab->principal[0] ? keytab->principal : "anybody", reason);
+    return -EINVAL;
+}
+
 static OM_uint32 import(const char *principal, gss_name_t *ret, OM_uint32 *ret_minor)
 {
     gss_buffer_desc text = {strlen(principal), (void *)principal};
@@ -141,9 +148,29 @@ static int acquire(const struct kq_keytab *keytab, const char *name, gss_cred_id
     if (!GSS_ERROR(major))
         return 0;
     kq_gssapi_describe(major, minor, reason, sizeof(reason));
-    kq_diag(LOG_ERR, "sasl.kerberos.keytab: %s: no key for %s: %s", keytab->path,
-            keytab->principal[0] ? keytab->principal : "anybody", reason);
-    return -EINVAL;
+    return complain_of_key(keytab, reason);
+}
+
+/* Asked before, since MIT's library loses the name where it finds no key for it. */
+static int look_for_key(const struct kq_keytab *keytab, krb5_context context, krb5_keytab memory)
+{
+    krb5_principal principal;
+    krb5_keytab_entry entry;
+    if (!keytab->principal[0])
+        return 0;
+    krb5_error_code error = krb5_parse_name(context, keytab->principal, &principal);
+    if (!error) {
+        error = krb5_kt_get_entry(context, memory, principal, 0, 0, &entry);
+        krb5_free_principal(context, principal);
+    }
+    if (!error) {
+        krb5_free_keytab_entry_contents(context, &entry);
+        return 0;
+    }
+    const char *reason = krb5_get_error_message(context, error);
+    int r = complain_of_key(keytab, reason);
+    krb5_free_error_message(context, reason);
+    return r;
 }
 
 /* The keytab in memory goes with the last that holds it: the credential. */
@@ -158,6 +185,8 @@ static int make_credential(const struct kq_keytab *keytab, krb5_context context,
     if (error)
         return complain_of(keytab, context, error);
     int r = fill(keytab, context, bytes, memory);
+    if (r == 0)
+        r = look_for_key(keytab, context, memory);
     if (r == 0)
         r = acquire(keytab, name, ret);
     krb5_kt_close(context, memory);

@@ -94,10 +94,6 @@ static const char *const of_broker[] = {
     "getuid",
     "lseek",
     "memfd_create",
-    /* into the background */
-    "chdir",
-    "dup2",
-    "setsid",
 };
 
 static const char *const of_helper[] = {
@@ -109,6 +105,10 @@ static const char *const of_helper[] = {
 };
 
 static const char *const kept_of_broker[] = {
+    /* into the background, where seccomp-trace does not follow */
+    "chdir",
+    "dup2",
+    "setsid",
     /* the same by another name: other machines, and versions of libc */
     "accept",
     "dup3",

@@ -209,7 +209,7 @@ def test_neither_a_core_nor_another_process_shows_its_memory():
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     try:
         broker = broker_of("core").start()
-        dumps = dumps_core("sh", "-c", "kill -SEGV $$")
+        dumps = dumps_core("sh", "-c", "kill -QUIT $$")
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, before)
     pid, helper = broker.process.pid, helper_of(broker)
@@ -218,10 +218,10 @@ def test_neither_a_core_nor_another_process_shows_its_memory():
         equal(limit, [b"0", b"0"], each)
     equal(os.stat(f"/proc/{pid}/mem").st_uid, 0, "whose the memory is of what is not dumpable")
     refused(errno.EACCES, as_user, (UID, GID, []), read, f"/proc/{pid}/environ")
-    os.kill(pid, signal.SIGSEGV)
+    os.kill(pid, signal.SIGQUIT)
     _, status_ = os.waitpid(pid, 0)
     broker.process.returncode = -os.WTERMSIG(status_)
-    equal(os.WTERMSIG(status_), signal.SIGSEGV)
+    equal(os.WTERMSIG(status_), signal.SIGQUIT)
     check(not os.WCOREDUMP(status_), "a core was dumped")
     until(lambda: not is_mounted(broker.mount) and not alive(helper), "the helper to unmount")
     broker.kill()
