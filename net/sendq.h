@@ -62,8 +62,9 @@ int kq_sendq_add_file_consume(struct kq_sendq *queue, const struct kq_extent *ex
  * just before, and nothing was written since. */
 void kq_sendq_own(struct kq_sendq *queue, void *memory);
 
-/* Writes up to BUDGET bytes, but all of the memory that one writev takes. Of enum kq_sendq_state; -EIO where a
- * file is shorter than its extent; -errno of the transport: the connection is of no more use. */
+/* Writes up to BUDGET bytes, but all of the memory that one writev takes. Of enum kq_sendq_state;
+ * -EIO where a file is shorter than its extent; -errno of the transport: the connection is of no
+ * more use. */
 int kq_sendq_write(struct kq_sendq *queue, struct kq_transport *transport, size_t budget,
                    struct kq_cold *ret_cold);
 
