@@ -45,7 +45,7 @@ static const char *const of_broker[] = {
     "unlink",
     "unlinkat",
     "utimensat",
-    /* whether what a consumer is behind on is in memory */
+    /* whether what a Fetch is to send is in memory */
     "cachestat",
     /* threads and memory */
     "brk",
