@@ -308,7 +308,7 @@ static struct kq_principal *make(struct kq_principals *principals, const char *n
 /* Nobody has it open. */
 static void shelve(struct shelf *shelf, struct kq_principal *entry, unsigned most)
 {
-    if (shelf->count >= most)
+    if (shelf->count && shelf->count >= most)
         drop_oldest(shelf);
     TAILQ_INSERT_TAIL(&shelf->used, entry, queue);
     shelf->count++;

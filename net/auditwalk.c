@@ -202,6 +202,7 @@ static void finish(const struct kq_conn *conn, struct kq_audit_event *event)
     describe_peer(&conn->peer, &peer, &event->port);
     event->peer = peer.host;
     kq_audit_note(conn->shard->server->audit, event);
+    event->peer = NULL;
 }
 
 static bool is_nil(const uint8_t *id)

@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 
 from mounted import *
@@ -15,6 +16,7 @@ from protocol import *
 from scram import log_in
 
 need_root()
+need("openssl", "unshare")
 USER = "games"  # every Debian has it
 PASSWORD = "secret"
 
@@ -22,20 +24,21 @@ PASSWORD = "secret"
 class AuditBroker:
     """Without a mount, with the host's groups in a file of its own."""
 
-    def __init__(self, name, log="denied", refresh=60000):
+    def __init__(self, name, log="denied", refresh=60000, tls=None):
         directory = os.path.join(test_directory(), name)
         os.makedirs(directory)
         self.groups, self.log_path = f"{directory}/group", f"{directory}/log"
         self.unix = f"{directory}/socket"
         shutil.copy("/etc/group", self.groups)
         data = f"{directory}/data"
-        self.plain, self.sasl = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        self.plain, self.sasl, self.tls = (f"127.0.0.1:{free_port()}" for _ in range(3))
         kqfs = os.environ["KQFS_BIN"]
         subprocess.run([kqfs, "passwd", "--data", data, USER], input=PASSWORD.encode() + b"\n", check=True,
                        capture_output=True, timeout=60)
         command = [kqfs, "-f", "--no-mount", "--data", data, "--create.umask", "0027",
                    "--principal.refresh.ms", str(refresh), "--audit.log", log, "--audit.max.lines.per.second",
-                   "1000", "--listen", f"plaintext://{self.plain} sasl_plaintext://{self.sasl} unix://{self.unix}"]
+                   "1000", "--listen", (f"ssl://{self.tls}{tls} " if tls else "")
+                   + f"plaintext://{self.plain} sasl_plaintext://{self.sasl} unix://{self.unix}"]
         with open(self.log_path, "wb") as file:
             self.process = subprocess.Popen(
                 ["unshare", "--mount", "--propagation", "private", "sh", "-ec",
@@ -145,6 +148,48 @@ def test_all_has_what_is_allowed_and_none_has_nothing():
         with broker.user() as client:
             equal(fetch_error(client, "private"), "TOPIC_AUTHORIZATION_FAILED")
     check("audit:" not in broker.log(), broker.log())
+
+
+def make_certificate(directory, name, issuer):
+    """Signed by the key of ISSUER, a CA that is made with it where that is its own name."""
+    at = f"{directory}/{name}"
+    key = f"-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {at}.key -subj /CN={name}"
+    if name == issuer:
+        sh(f"openssl req -x509 {key} -days 2 -out {at}.pem")
+        return
+    sh(f"openssl req {key} -out {at}.csr; openssl x509 -req -in {at}.csr -CA {directory}/{issuer}.pem "
+       f"-CAkey {directory}/{issuer}.key -CAcreateserial -days 2 -out {at}.pem")
+
+
+def greet(address, directory, certificate):
+    """Whether a client with CERTIFICATE is served."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(f"{directory}/{certificate}.pem", f"{directory}/{certificate}.key")
+    host, port = address.split(":")
+    try:
+        with context.wrap_socket(socket.create_connection((host, int(port)), 60)) as connection:
+            connection.sendall(bytes.fromhex("0000000a 0012 0000 00000001 ffff"))  # ApiVersions
+            return len(connection.recv(4)) == 4
+    except OSError:
+        return False
+
+
+def test_certificates_that_are_refused_are_lines():
+    directory = os.path.join(test_directory(), "certificates")
+    os.makedirs(directory)
+    for name, issuer in ("ca", "ca"), ("other", "other"), ("server", "ca"), ("app1", "ca"), ("stranger", "other"):
+        make_certificate(directory, name, issuer)
+    tls = (f",certificate={directory}/server.pem,key={directory}/server.key,ca={directory}/ca.pem,"
+           "client_authentication=required")
+    with AuditBroker("tls", log="all", tls=tls) as broker:
+        check(greet(broker.tls, directory, "app1"), broker.log())
+        check(not greet(broker.tls, directory, "stranger"), "a stranger")
+        line = (r'peer=127\.0\.0\.1 client="" operation=Authenticate resource=- name="" port=\d+ '
+                rf'listener="ssl://{broker.tls}" mechanism=certificate repeats=0 reason=')
+        broker.awaits(rf'audit: allowed request=TLS code=NONE principal="User:CN=app1" uid=-1 {line}""$')
+        broker.awaits(rf'audit: denied request=TLS code=SSL_AUTHENTICATION_FAILED principal="" uid=-1 {line}'
+                      r'"unable to get local issuer certificate"$')
 
 
 def test_a_change_of_groups_counts_on_an_open_connection():
