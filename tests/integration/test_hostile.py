@@ -26,6 +26,7 @@ from scram import Scram, closed
 PASSWORD = "s3cret, =word"
 RIGHT, UNSUPPORTED, WRONG_STATE, REFUSED, FORBIDDEN = 0, 33, 34, 58, 29
 FLOOD = 10000
+IN_USE = "Address already in use"  # somebody was faster: other ports will do
 
 
 # --- Certificates ---
@@ -84,8 +85,6 @@ class HostileBroker(Broker):
     def __init__(self, name, settings=""):
         super().__init__(name)
         self.settings = settings
-        for listener in self.listeners:
-            setattr(self, listener, f"127.0.0.1:{free_port()}")
         self.allow("login refused|asked for something before|took longer than|similar messages|"
                    "no TLS connection|larger than socket.request.max.bytes|closed:")
 
@@ -96,6 +95,18 @@ class HostileBroker(Broker):
             keys.revoke(to="nobody.crl")
             keys.revoke("gone", to="gone.crl")
             keys.revoke("left", to="both.crl")
+        if not os.path.exists(self.data):
+            self.passwd("alice")
+        for left in reversed(range(20)):
+            try:
+                self.choose_ports()
+                return super().start(timeout)
+            except Failed as failure:
+                check(left and IN_USE in str(failure), failure)
+
+    def choose_ports(self):
+        for listener in self.listeners:
+            setattr(self, listener, f"127.0.0.1:{free_port()}")
         self.config = f"""[net]
 listen = sasl_ssl://{self.tls},client_authentication=none sasl_plaintext://{self.plain} """ + (
             f"ssl://{self.certificates} ssl://{self.revoking},crl={keys.path('both.crl')}\n") + f"""
@@ -110,9 +121,6 @@ mechanisms = SCRAM-SHA-256 SCRAM-SHA-512 PLAIN
 failed_authentication_delay_ms = 10
 {self.settings}
 """
-        if not os.path.exists(self.data):
-            self.passwd("alice")
-        return super().start(timeout)
 
     def passwd(self, name):
         done = subprocess.run([os.environ["KQFS_BIN"], "passwd", "--data", self.data, name],
@@ -215,8 +223,15 @@ def test_a_session_does_not_carry_over_to_another_listener():
 
 # --- Certificates of ours ---
 
-def start_alone(certificate, key, user=None, **more):
+def start_alone(certificate, key, **more):
     """Starts a broker without a mount; its exit status, or None where it serves, and what it said."""
+    while True:
+        status, said = start_once(certificate, key, **more)
+        if IN_USE not in said:
+            return status, said
+
+
+def start_once(certificate, key, user=None, **more):
     options = dict(certificate=certificate, key=key, **more)
     listen = f"ssl://127.0.0.1:{free_port()}," + ",".join(f"{k}={v}" for k, v in options.items())
     data = os.path.join(test_directory(), f"alone{time.monotonic_ns()}")

@@ -174,7 +174,7 @@ static void a_client_is_called_by_its_own_names_only(void **state)
 static void a_token_that_is_too_long_is_not_looked_at(void **state)
 {
     static char large[65537];
-    memcpy(large, "\0\0alice@R", 9);
+    memcpy(large, "\0\0alice@R", 10);
     assert_int_equal(send(large, sizeof(large)), KQ_SASL_FAILED);
     assert_int_equal(fakegss_held, 1); /* the keytab */
 }
