@@ -1,9 +1,9 @@
 #include "net/auditwalk.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "broker/broker.h"
-#include "broker/uuid.h"
 #include "net/address.h"
 #include "net/errmap.h"
 #include "net/internal.h"
@@ -13,6 +13,7 @@
 
 #define CLUSTER "kafka-cluster"
 #define CREATE_ACLS 30
+#define ID_BYTES 16
 
 bool kq_audit_is_refusal(int16_t code)
 {
@@ -207,7 +208,7 @@ static void finish(const struct kq_conn *conn, struct kq_audit_event *event)
 
 static bool is_nil(const uint8_t *id)
 {
-    static const uint8_t nil[KQ_UUID_BYTES];
+    static const uint8_t nil[ID_BYTES];
     return memcmp(id, nil, sizeof(nil)) == 0;
 }
 
@@ -222,7 +223,8 @@ static void find_topic(const struct kq_request *request, struct about *about,
         strcpy(copy, kq_topic_name(topic));
         kq_topic_unref(topic);
     } else {
-        kq_uuid_format(about->id, copy);
+        for (size_t i = 0; i < ID_BYTES; i++)
+            sprintf(copy + 2 * i, "%02x", about->id[i]);
     }
     about->name = kq_str_of(copy);
 }
