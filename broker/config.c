@@ -255,16 +255,16 @@ static const struct kq_setting settings[] = {
      256 << 10, NULL, "BYTES", "what is encrypted at once; each of net.threads has one", false},
     {"tls", "tls.max.records", 0, KQ_SETTING_NUMBER, AT(tls.max_records), 2048, 1 << 24, 1 << 24,
      NULL, "N", "records that one key of TLS 1.3 may protect", false},
-    {"tls", "ssl.principal.mapping.rules", 0, KQ_SETTING_RULES, AT(certificate_rules), 0, 0, 0,
-     NULL, "RULES", "names of certificates' subjects", false},
+    {"tls", "ssl.principal.mapping.rules", 0, KQ_SETTING_LIST, AT(certificate_rules), 0, 0, 0, NULL,
+     "RULES", "names of certificates' subjects", false},
     {"sasl", "sasl.kerberos.keytab", 0, KQ_SETTING_PATH, AT(kerberos.keytab), 0, 0, 0, NULL, "FILE",
      "the service's keys: GSSAPI is on", false},
     {"sasl", "sasl.kerberos.principal", 0, KQ_SETTING_WORD, AT(kerberos.principal), 0, 0, 0, NULL,
      "NAME", "the service: kafka/HOST@REALM; not set: any in the keytab", false},
     {"sasl", "sasl.kerberos.realm", 0, KQ_SETTING_WORD, AT(kerberos.realm), 0, 0, 0, NULL, "REALM",
      "whose principals are users without a rule", false},
-    {"sasl", "sasl.kerberos.principal.to.local.rules", 0, KQ_SETTING_RULES, AT(kerberos.rules), 0,
-     0, 0, NULL, "RULES", "names of Kerberos principals", false},
+    {"sasl", "sasl.kerberos.principal.to.local.rules", 0, KQ_SETTING_LIST, AT(kerberos.rules), 0, 0,
+     0, NULL, "RULES", "names of Kerberos principals", false},
     {"sasl", "sasl.oauthbearer.jwks.file", 0, KQ_SETTING_PATH, AT(oauth.jwks), 0, 0, 0, NULL,
      "FILE", "who signs tokens: OAUTHBEARER is on", false},
     {"sasl", "sasl.oauthbearer.expected.issuer", 0, KQ_SETTING_WORD, AT(oauth.issuer), 0, 0, 0,
@@ -328,11 +328,6 @@ static int default_data(char **ret)
 static bool is_number(enum kq_setting_type type)
 {
     return type == KQ_SETTING_NUMBER || type == KQ_SETTING_MODE;
-}
-
-static bool is_list(enum kq_setting_type type)
-{
-    return type == KQ_SETTING_LIST || type == KQ_SETTING_RULES;
 }
 
 static int set_default_text(const struct kq_setting *row, char **at)
@@ -501,7 +496,7 @@ static int parse_words(const struct kq_setting *row, const char *where, const ch
 static int parse_text(const struct kq_setting *row, const char *where, bool in_section,
                       const char *value, char **ret)
 {
-    if (row->type == KQ_SETTING_WORD || is_list(row->type))
+    if (row->type == KQ_SETTING_WORD || row->type == KQ_SETTING_LIST)
         return parse_words(row, where, value, ret);
     return in_section ? parse_path_in_file(row, where, value, ret)
                       : parse_path(row, where, value, ret);
@@ -522,7 +517,7 @@ static int take_source(struct kq_config *config, size_t index, enum kq_origin or
                        const char *where, int line, const char *name, bool *ret_wins)
 {
     struct kq_config_source *source = &config->sources[index];
-    bool has_lines = index < SETTING_COUNT && settings[index].type == KQ_SETTING_RULES;
+    bool has_lines = index < SETTING_COUNT && settings[index].type == KQ_SETTING_LIST;
     if (origin == KQ_ORIGIN_FILE && source->line && !has_lines)
         return complain(where, name, "set twice, first in line %d", source->line);
     *ret_wins = origin >= source->origin;
@@ -548,7 +543,7 @@ static int set_row(struct kq_config *config, const struct kq_setting *row, enum 
         r = parse_flag(row, where, value, &flag);
     else if (row->type != KQ_SETTING_MOUNT)
         r = parse_text(row, where, in_section, value, &text);
-    if (r == 0 && text && is_list(row->type) && config->sources[index].origin == origin)
+    if (r == 0 && text && row->type == KQ_SETTING_LIST && config->sources[index].origin == origin)
         r = join(*(char **)at, &text);
     if (r == 0)
         r = take_source(config, index, origin, where, line, row->name, &wins);
@@ -710,7 +705,7 @@ int kq_config_value(const struct kq_config *config, size_t index, struct kq_buf 
 }
 
 /* Cut at blanks into lines that a file can hold. */
-static int format_rules(const struct kq_config *config, size_t index, struct kq_buf *ret)
+static int format_list(const struct kq_config *config, size_t index, struct kq_buf *ret)
 {
     const struct kq_setting *row = &settings[index];
     const char *at = *(char *const *)((const char *)config + row->offset);
@@ -739,8 +734,8 @@ static int format_row(const struct kq_config *config, size_t index, struct kq_bu
     const char *text = escaped ? *(char *const *)((const char *)config + row->offset) : NULL;
     if (escaped && !text)
         return 0;
-    if (row->type == KQ_SETTING_RULES)
-        return format_rules(config, index, ret);
+    if (row->type == KQ_SETTING_LIST)
+        return format_list(config, index, ret);
     int r = escaped
                 ? kq_octal_append(&value, text,
                                   row->type == KQ_SETTING_PATH ? KQ_OCTAL_PATH : KQ_OCTAL_OPTION)

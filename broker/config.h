@@ -146,8 +146,8 @@ enum kq_setting_type {
     KQ_SETTING_PATH,   /* char *, made absolute */
     KQ_SETTING_MOUNT,  /* char *: options for libfuse, checked one by one */
     KQ_SETTING_WORD,   /* char *: without blanks */
-    KQ_SETTING_LIST,   /* char *: words; given again from the same place, more of them */
-    KQ_SETTING_RULES,  /* as a list, which may have several lines in the file */
+    KQ_SETTING_LIST,   /* char *: words; given again from the same place, more of them; the file
+                        * may have several lines */
 };
 
 /* One row of the table. */

@@ -108,8 +108,10 @@ class HostileBroker(Broker):
         for listener in self.listeners:
             setattr(self, listener, f"127.0.0.1:{free_port()}")
         self.config = f"""[net]
-listen = sasl_ssl://{self.tls},client_authentication=none sasl_plaintext://{self.plain} """ + (
-            f"ssl://{self.certificates} ssl://{self.revoking},crl={keys.path('both.crl')}\n") + f"""
+listen = sasl_ssl://{self.tls},client_authentication=none
+listen = sasl_plaintext://{self.plain}
+listen = ssl://{self.certificates}
+listen = ssl://{self.revoking},crl={keys.path("both.crl")}
 [tls]
 certificate = {keys.path("server.pem")}
 key = {keys.path("server.key")}

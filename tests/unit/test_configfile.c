@@ -76,7 +76,7 @@ static void users_may_have_any_names(void **state)
     kq_config_free(config);
 }
 
-static void rules_may_have_several_lines(void **state)
+static void lists_may_have_several_lines(void **state)
 {
     struct kq_config *config, *again;
     kq_autobuf struct kq_buf text = {0};
@@ -87,13 +87,18 @@ static void rules_may_have_several_lines(void **state)
             kq_buf_printf(&file, "ssl.principal.mapping.rules = RULE:^CN=user%d,O=Org$/u%d/,\n", i,
                           i),
             0);
+    assert_int_equal(kq_buf_append_string(&file, "[net]\n"), 0);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(kq_buf_printf(&file, "listen = plaintext://127.0.0.1:%d\n", 1000 + i), 0);
     assert_int_equal(kq_buf_append(&file, "", 1), 0);
     assert_int_equal(parse((char *)file.data, &config), 0);
     assert_true(strlen(config->certificate_rules) > 400);
+    assert_true(strlen(config->listen) > 400);
     assert_int_equal(kq_config_format(config, &text), 0);
     assert_int_equal(kq_config_new(&again), 0);
     assert_int_equal(kq_config_parse(again, "f", (char *)text.data, text.length), 0);
     assert_string_equal(again->certificate_rules, config->certificate_rules);
+    assert_string_equal(again->listen, config->listen);
     kq_config_free(again);
     kq_config_free(config);
 }
@@ -224,7 +229,7 @@ int main(void)
         cmocka_unit_test(comments_blanks_indents_crlf_and_bom_are_fine),
         cmocka_unit_test(an_empty_file_changes_nothing),
         cmocka_unit_test(users_may_have_any_names),
-        cmocka_unit_test(rules_may_have_several_lines),
+        cmocka_unit_test(lists_may_have_several_lines),
         cmocka_unit_test(each_mistake_is_one_line_with_file_line_and_key),
         cmocka_unit_test(a_setting_twice_is_refused_where_the_command_line_set_it_too),
         cmocka_unit_test(a_line_too_long_is_refused_and_never_cut),
