@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import pickle
+import random
 import re
 import select
 import shutil
@@ -281,10 +282,14 @@ def finish(*pids):
 
 def free_port():
     """A TCP port of 127.0.0.1 that nobody listens on now: for a broker that must come back on the
-    same one."""
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        return some.getsockname()[1]
+    same one. Not of those that the kernel gives to clients: one that connects again and again while
+    the broker is gone would some day be given the broker's, and talk to itself."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        behind = max(int(file.read().split()[0]), 20000)
+    while True:
+        with socket.socket() as some, contextlib.suppress(OSError):
+            some.bind(("127.0.0.1", random.SystemRandom().randrange(10000, behind)))
+            return some.getsockname()[1]
 
 
 def is_mounted(path):

@@ -11,9 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from mounted import free_port
+
 KQFS = os.environ.get("KQFS_BIN", "kqfs")
 DIR = Path(os.environ.get("KQFS_TEST_DIR") or tempfile.mkdtemp())
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 def openssl(*arguments):
@@ -34,9 +36,7 @@ def make_certificate(name, ca="ca"):
 
 class Broker:
     def __init__(self, *options, authentication="none"):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         listen = (f"ssl://127.0.0.1:{self.port},certificate={DIR}/server.pem,key={DIR}/server.key,"
                   f"ca={DIR}/ca.pem,client_authentication={authentication}")
         self.process = subprocess.Popen([KQFS, "-f", "--no-mount", "--data", DIR / f"data{self.port}",
