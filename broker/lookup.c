@@ -247,7 +247,7 @@ static int verify_last_time(struct kq_segment *segment, pthread_mutex_t *lock, c
     int64_t behind = segment->base + kq_index_time_offset_key(entry) + 1;
     int fd;
     kq_segment_published(segment, &state);
-    if (behind >= state.next_offset)
+    if (behind >= state.next_offset || kq_index_time_key(entry) == INT64_MAX)
         return 0;
     int r = kq_segment_find(segment, lock, behind, may_block, &found);
     if (r == 0)

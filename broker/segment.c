@@ -191,7 +191,7 @@ bool kq_segment_is_full(struct kq_segment *segment, const struct kq_log_config *
         kq_index_count(&segment->times) + 1 >=
             (uint32_t)config->segment_index_bytes / KQ_TIME_ENTRY)
         return true;
-    return config->segment_ms >= 0 && segment->first_timestamp != KQ_NO_TIME &&
+    return config->segment_ms >= 0 && segment->first_timestamp >= 0 &&
            max_timestamp > segment->first_timestamp &&
            max_timestamp - segment->first_timestamp > config->segment_ms;
 }

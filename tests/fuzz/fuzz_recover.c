@@ -1,8 +1,9 @@
 /* Recovery: a log whose files hold anything at all opens, and is read to its end by offset, by time
  * and by text; it takes an append, and opens once more as it was.
  *
- * Input: flags (1 clean stop, 2 a segment behind, 4 checksums are made right), recovery point u8,
- * lengths of .log, .index and .timeindex u16, then the bytes of these and of .textindex. */
+ * Input: flags (1 clean stop, 2 a segment behind, 4 checksums are made right, 8 house is kept),
+ * recovery point u8, lengths of .log, .index and .timeindex u16, then the bytes of these and of
+ * .textindex. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -127,7 +128,19 @@ static void append(struct kq_log *log)
     kq_buf_release(&bytes);
 }
 
-static void open_read_close(const struct kq_log_checkpoint *checkpoint, int64_t *end)
+/* Retention takes nothing, but looks; a segment may be old enough to end. */
+static void keep_house(struct kq_log *log)
+{
+    struct kq_log_config busy = config;
+    int64_t next_ms;
+    busy.segment_ms = 1000;
+    busy.retention_ms = INT64_MAX - 1;
+    kq_log_set_config(log, &busy);
+    kq_log_housekeep(log, INT64_C(1700000000000), &next_ms);
+}
+
+static void open_read_close(const struct kq_log_checkpoint *checkpoint, bool housekeep,
+                            int64_t *end)
 {
     struct kq_log_recovery recovery;
     struct kq_log_bounds bounds;
@@ -138,6 +151,8 @@ static void open_read_close(const struct kq_log_checkpoint *checkpoint, int64_t 
     MUST(*end < 0 || *end == bounds.end);
     read_all(log);
     append(log);
+    if (housekeep)
+        keep_house(log);
     *end = bounds.end + 1;
     kq_log_close(log);
 }
@@ -168,9 +183,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
         write_file("00000000000000000100.log", NULL, 0);
     struct kq_log_checkpoint checkpoint = {
         .clean = bytes[0] & 1, .recovery_point = bytes[1], .log_start = -1};
-    open_read_close(&checkpoint, &log_end);
+    open_read_close(&checkpoint, bytes[0] & 8, &log_end);
     checkpoint = (struct kq_log_checkpoint){.recovery_point = log_end, .log_start = -1};
-    open_read_close(&checkpoint, &log_end);
+    open_read_close(&checkpoint, bytes[0] & 8, &log_end);
     MUST(kq_log_remove(&shared, LOG_NAME) == 0);
     return 0;
 }

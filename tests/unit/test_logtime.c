@@ -36,6 +36,25 @@ static void the_newest_is_the_first_with_the_largest_time(void **state)
     newest_is(kit, 400, 5001);
 }
 
+/* Messages may bear any time: none is younger than the last one there is. */
+static void the_newest_may_be_of_the_last_time_there_is(void **state)
+{
+    struct kit *kit = *state;
+    int64_t next_ms;
+    kit->config.segment_bytes = 3000;
+    kit->config.retention_ms = INT64_MAX - 1;
+    kit_open(kit);
+    for (int i = 0; i < 200; i++) {
+        int64_t time = i == 90 ? INT64_MAX : i;
+        assert_int_equal(kit_append(kit, 2, 40, time, i, true, NULL), 0);
+    }
+    kit_close(kit);
+    kit_open(kit);
+    newest_is(kit, 180, INT64_MAX);
+    assert_int_equal(kq_log_housekeep(kit->log, INT64_C(1700000000000), &next_ms), 0);
+    newest_is(kit, 180, INT64_MAX);
+}
+
 /* A batch of three records, at TIME, TIME + 2 and TIME + 1. */
 static void append_three(struct kit *kit, int64_t time)
 {
@@ -74,6 +93,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_empty_log_has_no_newest, kit_setup, kit_teardown),
         cmocka_unit_test_setup_teardown(the_newest_is_the_first_with_the_largest_time, kit_setup,
+                                        kit_teardown),
+        cmocka_unit_test_setup_teardown(the_newest_may_be_of_the_last_time_there_is, kit_setup,
                                         kit_teardown),
         cmocka_unit_test_setup_teardown(the_newest_is_a_record_that_is_retained, kit_setup,
                                         kit_teardown),
