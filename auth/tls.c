@@ -24,20 +24,12 @@
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 #define CIPHERS_TLS13 "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
-/* Enough of stat(2) to tell that a path leads to other bytes. */
-struct mark {
-    dev_t device;
-    ino_t inode;
-    off_t size;
-    struct timespec modified, changed;
-};
-
 struct kq_tls {
     char *where;
     char *paths[KQ_TLS_FILES]; /* NULL: not set */
     enum kq_tls_clients clients;
     /* Of the thread that reloads: */
-    struct mark marks[KQ_TLS_FILES];
+    struct kq_file_mark marks[KQ_TLS_FILES];
     uint8_t trust[EVP_MAX_MD_SIZE]; /* digest of CA and CRL */
     int64_t tickets_ns;             /* when the tickets' keys were made */
     pthread_mutex_t lock;
@@ -120,26 +112,6 @@ static int make_context(const struct kq_tls *tls, const struct kq_buf *bytes, SS
 
 /* --- Replacing it --- */
 
-static struct mark look_at(const char *path)
-{
-    struct stat about;
-    kq_autoclose int fd = path ? kq_privileged_open(path) : -1;
-    if (fd < 0 || fstat(fd, &about) < 0)
-        return (struct mark){0};
-    return (struct mark){about.st_dev, about.st_ino, about.st_size, about.st_mtim, about.st_ctim};
-}
-
-static bool same_time(const struct timespec *a, const struct timespec *b)
-{
-    return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
-}
-
-static bool same_mark(const struct mark *a, const struct mark *b)
-{
-    return a->device == b->device && a->inode == b->inode && a->size == b->size &&
-           same_time(&a->modified, &b->modified) && same_time(&a->changed, &b->changed);
-}
-
 static int digest_trust(const struct kq_buf *bytes, uint8_t *ret)
 {
     EVP_MD_CTX *digest = EVP_MD_CTX_new();
@@ -202,8 +174,10 @@ int kq_tls_reload(struct kq_tls *tls, bool force, bool *ret_changed)
     bool changed = force || kq_clock_mono_ns() - tls->tickets_ns >= TICKETS_NS;
     for (int i = 0; i < KQ_TLS_FILES; i++) {
         /* Before they are read: what changes meanwhile is seen the next time. */
-        struct mark mark = look_at(tls->paths[i]);
-        changed |= !same_mark(&mark, &tls->marks[i]);
+        struct kq_file_mark mark = {0};
+        if (tls->paths[i])
+            kq_privileged_look(tls->paths[i], &mark);
+        changed |= !kq_file_mark_same(&mark, &tls->marks[i]);
         tls->marks[i] = mark;
     }
     int r = changed ? load(tls) : 0;

@@ -3,55 +3,15 @@
 """OAUTHBEARER: signed tokens by librdkafka's callback, and what must not pass. Keys and signatures
 are openssl's."""
 
-import base64
-import json
 import os
 import subprocess
 import time
 
-import mounted
+import issuer
+from issuer import Signer
 from mounted import *
 
 ALICE = 54321
-ISSUER = "https://issuer.test"
-
-
-def encode(data):
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-class Signer:
-    """A key of RSA."""
-
-    def __init__(self, name):
-        self.kid = name
-        self.path = os.path.join(keys, name + ".pem")
-        self.openssl("genrsa", "-out", self.path, "2048")
-
-    def openssl(self, *arguments, stdin=None):
-        done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True,
-                              timeout=60, check=False)
-        check(done.returncode == 0, done.stderr)
-        return done.stdout
-
-    def public(self):
-        modulus = self.openssl("rsa", "-in", self.path, "-noout", "-modulus").decode().strip()
-        return dict(kty="RSA", use="sig", kid=self.kid, e="AQAB",
-                    n=encode(bytes.fromhex(modulus.split("=")[1])))
-
-    def token(self, header=None, **claims):
-        claims = {"iss": ISSUER, "aud": "kafka", "sub": "alice", "exp": int(time.time()) + 600,
-                  **claims}
-        parts = [header or dict(alg="RS256", kid=self.kid), claims]
-        text = ".".join(encode(json.dumps(p).encode()) for p in parts)
-        signature = self.openssl("dgst", "-sha256", "-sign", self.path, stdin=text.encode())
-        return text + "." + encode(signature)
-
-
-def trust(*signers):
-    with open(jwks + ".new", "w") as file:
-        json.dump(dict(keys=[s.public() for s in signers]), file)
-    os.rename(jwks + ".new", jwks)
 
 
 def settings(token, **more):
@@ -84,7 +44,7 @@ def test_a_signed_token_gets_in_as_its_subject():
 
 def test_what_is_wrong_with_a_token_keeps_it_out():
     now = int(time.time())
-    stranger = Signer("stranger")
+    stranger = Signer(keys, "stranger")
     stranger.kid = signer.kid
     for token in (signer.token(iss="https://elsewhere"), signer.token(aud="other"),
                   signer.token(exp=now - 100), signer.token(nbf=now + 300),
@@ -105,13 +65,13 @@ def test_the_unsecured_token_of_kcat_is_refused():
 
 
 def test_a_new_key_counts_and_an_old_one_no_longer():
-    newer = Signer("newer")
+    newer = Signer(keys, "newer")
     equal(topics_as(newer.token(), 1.5), None)
-    trust(newer)
+    issuer.trust(jwks, newer)
     time.sleep(1.1)  # the file is looked at once a second
     check(topics_as(newer.token()) is not None)
     equal(topics_as(signer.token(), 1.5), None)
-    trust(signer)
+    issuer.trust(jwks, signer)
     time.sleep(1.1)
     check(topics_as(signer.token()) is not None)
 
@@ -128,15 +88,15 @@ except Skip as reason:
     print(reason)
     raise SystemExit(77)
 jwks = os.path.join(keys, "jwks.json")
-signer = Signer("first")
-trust(signer)
+signer = Signer(keys, "first")
+issuer.trust(jwks, signer)
 port = free_port()
 broker = Broker("b", ["--listen", f"sasl_plaintext://127.0.0.1:{port},advertised=localhost:{port}"],
                 config=f"""[sasl]
 mechanisms = OAUTHBEARER
 plain_without_tls = true
 sasl.oauthbearer.jwks.file = {jwks}
-sasl.oauthbearer.expected.issuer = {ISSUER}
+sasl.oauthbearer.expected.issuer = {issuer.NAME}
 sasl.oauthbearer.expected.audience = kafka
 [users]
 alice = {ALICE}
