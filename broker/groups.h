@@ -305,7 +305,8 @@ struct kq_group_commit {
         int32_t leader_epoch;
         int64_t offset;
         struct kq_str metadata; /* null: "" */
-        int result; /* 0 before; set: KQ_GROUP_OFFSET_METADATA_LARGE; -EINVAL (OFFSET < 0) */
+        int result; /* 0 before; set: KQ_GROUP_OFFSET_METADATA_LARGE; -EINVAL (OFFSET < 0);
+                       -ESTALE (TOPIC is deleted) */
     } * offsets;
     int32_t offset_count;
 };

@@ -15,6 +15,7 @@ struct commit_write {
     struct commit_entry {
         struct kq_group_topic *topic;
         struct kq_group_slot *slot; /* counted in slot->queued, so that both stay */
+        uint8_t id[KQ_UUID_BYTES];  /* of the topic that the offset is of */
         struct kq_group_offset_value value;
     } at[];
 };
@@ -35,12 +36,17 @@ static void drop_entries(struct kq_group *group, struct commit_write *write)
     write->count = 0;
 }
 
-/* Later entries of the same partition win, as they do in the log. */
+/* Later entries of the same partition win, as they do in the log. Offsets of a topic whose name
+ * another has by now have tombstones in the log: meet_topic has seen that they were on their way.
+ */
 static void put_entries(struct kq_group *group, struct commit_write *write)
 {
     for (size_t i = 0; i < write->count; i++) {
         struct commit_entry *entry = &write->at[i];
-        kq_group_slot_put(group, entry->topic, entry->slot, &entry->value);
+        if (memcmp(entry->id, entry->topic->id, sizeof(entry->id)) == 0)
+            kq_group_slot_put(group, entry->topic, entry->slot, &entry->value);
+        else
+            free(entry->value.metadata);
         let_go(group, entry);
     }
     atomic_store_explicit(&group->changed_ms, kq_clock_wall_ms(), memory_order_relaxed);
@@ -113,7 +119,7 @@ static int meet_topic(struct kq_group *group, struct kq_group_write *write, stru
     bool same = memcmp(of->id, id, sizeof(of->id)) == 0;
     for (size_t i = 0; !same && r == 0 && i < of->count; i++) {
         struct kq_group_slot *slot = of->slots[i];
-        if (slot->value.offset < 0)
+        if (slot->value.offset < 0 && slot->queued == 0)
             continue;
         r = kq_offsets_put_no_offset(write, kq_group_name(group), name, slot->partition);
         kq_group_slot_clear(group, of, slot);
@@ -155,6 +161,7 @@ static int add_entry(struct kq_group *group, struct commit_write *write,
         r = kq_group_slot_make(group, entry->topic, from->partition, &entry->slot);
     if (r < 0)
         return r;
+    memcpy(entry->id, entry->topic->id, sizeof(entry->id));
     r = make_value(group, write->commit, from, now_ms, &entry->value);
     if (r < 0) {
         kq_group_slot_trim(group, entry->topic, entry->slot);
@@ -184,7 +191,8 @@ static int queue_commit(struct kq_group *group, struct commit_write *write)
     return r;
 }
 
-/* Each that cannot be kept has its result; how many can. */
+/* Each that cannot be kept has its result; how many can. Of a topic that is being deleted nothing
+ * is queued any more: the sweep that its end brings about finds what was queued before. */
 static int32_t check_offsets(const struct kq_groups *groups, struct kq_group_commit *commit)
 {
     int32_t good = 0;
@@ -192,6 +200,8 @@ static int32_t check_offsets(const struct kq_groups *groups, struct kq_group_com
         struct kq_group_committed *at = &commit->offsets[i];
         if (at->result == 0 && at->offset < 0)
             at->result = -EINVAL;
+        if (at->result == 0 && kq_topic_deleted(at->topic))
+            at->result = -ESTALE;
         if (at->result == 0 && at->metadata.length > groups->options.offset_metadata_max_bytes)
             at->result = KQ_GROUP_OFFSET_METADATA_LARGE;
         good += at->result == 0;

@@ -69,8 +69,6 @@ static bool is_orphan(const struct kq_group *group, const struct kq_group_topic 
     static const uint8_t unknown[KQ_UUID_BYTES];
     struct kq_topic *topic;
     bool known = memcmp(of->id, unknown, sizeof(unknown)) != 0;
-    if (of->offsets == 0)
-        return false;
     if (kq_topic_get(group->groups->broker, of->name, &topic) < 0)
         return known;
     bool same = memcmp(of->id, kq_topic_id(topic), sizeof(of->id)) == 0;
@@ -94,8 +92,8 @@ static int add_topic(struct kq_group *group, struct kq_group_topic *topic,
     int r = 0;
     for (size_t i = 0; r == 0 && i < topic->count; i++) {
         struct kq_group_slot *slot = topic->slots[i];
-        bool goes =
-            orphan ? slot->value.offset >= 0 : ages && has_expired(group, slot, sweep->now_ms);
+        bool goes = orphan ? slot->value.offset >= 0 || slot->queued > 0
+                           : ages && has_expired(group, slot, sweep->now_ms);
         if (!goes)
             continue;
         r = kq_offsets_put_no_offset(&write->write, kq_group_name(group), name, slot->partition);
@@ -144,14 +142,22 @@ static int queue(struct kq_group *group, const struct sweep *sweep, struct sweep
     return r;
 }
 
+static size_t count_slots(const struct kq_group *group)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < group->topic_count; i++)
+        count += group->topics[i]->count;
+    return count;
+}
+
 static void sweep_group(struct kq_group *group, const struct sweep *sweep)
 {
     kq_group_lock(group);
     struct sweep_write *write = NULL;
     int r = KQ_END;
     if (group->state != KQ_GROUP_DEAD && !group->deleting) {
-        write = kq_offsets_write_new(sizeof(*write) + group->offset_count * sizeof(write->at[0]),
-                                     group);
+        write =
+            kq_offsets_write_new(sizeof(*write) + count_slots(group) * sizeof(write->at[0]), group);
         r = write ? queue(group, sweep, write) : -ENOMEM;
     }
     kq_group_unlock(group);

@@ -24,15 +24,20 @@ static struct kq_topic *find_again(struct kit *kit)
     return ground_find(&kit->ground, "t");
 }
 
-static void sweep(struct kit *kit, bool expired, bool topics)
+static void await_sweep(struct kit *kit)
 {
     struct kq_groups *groups = kit_broker(kit)->groups;
-    kq_groups_sweep(groups, expired, topics);
     for (bool busy = true; busy; sched_yield()) {
         pthread_mutex_lock(&groups->sweep_lock);
         busy = groups->sweeping;
         pthread_mutex_unlock(&groups->sweep_lock);
     }
+}
+
+static void sweep(struct kit *kit, bool expired, bool topics)
+{
+    kq_groups_sweep(kit_broker(kit)->groups, expired, topics);
+    await_sweep(kit);
     kit_settle(kit);
 }
 
@@ -468,6 +473,133 @@ static void a_topic_of_the_same_name_begins_without_offsets(void **state)
     assert_int_equal(kit_offset(kit, "g", "t", 1), -1);
 }
 
+/* --- A commit on its way while its topic goes --- */
+
+/* Writes are queued, and none is done, until they are let go. */
+static void hold(struct kq_group_shard *shard, bool hold)
+{
+    pthread_mutex_lock(&shard->queue_lock);
+    assert_int_equal(shard->busy, !hold);
+    shard->busy = hold;
+    pthread_mutex_unlock(&shard->queue_lock);
+    if (!hold)
+        kq_group_shard_kick(shard);
+}
+
+static struct kq_group_shard *hold_group(struct kit *kit)
+{
+    struct kq_group_shard *shard;
+    assert_int_equal(kq_groups_shard(kit_broker(kit)->groups, KQ_STR("g"), &shard), 0);
+    await_sweep(kit);
+    kit_settle(kit);
+    hold(shard, true);
+    return shard;
+}
+
+/* A commit of partition NUMBER that nobody awaits yet. */
+struct pending {
+    struct kit_commit own;
+    struct kq_group_committed committed;
+    int r;
+};
+
+static void begin(struct kit *kit, struct kq_topic *topic, int32_t number, int64_t offset,
+                  struct pending *ret)
+{
+    *ret = (struct pending){.committed = {.topic = topic,
+                                          .partition = number,
+                                          .offset = offset,
+                                          .metadata = KQ_STR("")},
+                            .own.commit = {.change.done = kit_committed,
+                                           .group = KQ_STR("g"),
+                                           .member_id = KQ_STR(""),
+                                           .instance_id = KQ_STR_NULL,
+                                           .generation = -1,
+                                           .retention_ms = -1,
+                                           .offsets = &ret->committed,
+                                           .offset_count = 1}};
+    kit_change_init(&ret->own.own);
+    ret->r = kq_group_commit(kit_broker(kit), &kit_caller, &ret->own.commit);
+}
+
+static int end(struct pending *pending)
+{
+    int r = kit_await_change(&pending->own.own, pending->r);
+    return r ? r : pending->committed.result;
+}
+
+static void drop_topic(struct kq_topic *topic)
+{
+    assert_int_equal(kq_topic_delete(topic, &kit_caller, false), 0);
+    kq_topic_unref(topic);
+}
+
+/* The sweep of the topic's end comes by before the commit is durable. */
+static void a_commit_on_its_way_goes_with_its_topic(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_topic *topic = set_up(kit);
+    static struct pending pending;
+    assert_int_equal(kit_commit(kit, "g", NULL, topic, 0, 4, ""), 0);
+    struct kq_group_shard *shard = hold_group(kit);
+    begin(kit, topic, 1, 5, &pending);
+    drop_topic(topic);
+    topic = ground_topic(&kit->ground, "t", 3);
+    await_sweep(kit);
+    hold(shard, false);
+    assert_int_equal(end(&pending), 0);
+    kit_settle(kit);
+    assert_int_equal(kit_offset(kit, "g", "t", 0), -1);
+    assert_int_equal(kit_offset(kit, "g", "t", 1), -1);
+    kq_topic_unref(topic);
+    kit_reopen(kit);
+    assert_int_equal(kit_offset(kit, "g", "t", 1), -1);
+}
+
+/* The new topic has a commit of its own before a sweep comes by. */
+static void a_commit_on_its_way_is_none_of_a_new_topics(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_topic *topic = set_up(kit);
+    static struct pending old, new;
+    assert_int_equal(kit_commit(kit, "g", NULL, topic, 2, 4, ""), 0);
+    kq_broker_unlisten(kit_broker(kit), &kit_broker(kit)->groups->listener);
+    struct kq_group_shard *shard = hold_group(kit);
+    begin(kit, topic, 1, 5, &old);
+    drop_topic(topic);
+    topic = ground_topic(&kit->ground, "t", 3);
+    begin(kit, topic, 0, 6, &new);
+    hold(shard, false);
+    assert_int_equal(end(&old), 0);
+    assert_int_equal(end(&new), 0);
+    assert_int_equal(kit_offset(kit, "g", "t", 0), 6);
+    assert_int_equal(kit_offset(kit, "g", "t", 1), -1);
+    assert_int_equal(kit_offset(kit, "g", "t", 2), -1);
+    kq_topic_unref(topic);
+    kit_reopen(kit);
+    assert_int_equal(kit_offset(kit, "g", "t", 0), 6);
+    assert_int_equal(kit_offset(kit, "g", "t", 1), -1);
+    assert_int_equal(kit_offset(kit, "g", "t", 2), -1);
+}
+
+/* Who still has the old one open takes nothing from the new one. */
+static void of_a_topic_that_is_gone_nothing_is_committed(void **state)
+{
+    struct kit *kit = *state;
+    struct kq_topic *old = set_up(kit);
+    assert_int_equal(kit_commit(kit, "g", NULL, old, 0, 5, ""), 0);
+    kq_topic_ref(old);
+    drop_topic(old);
+    assert_int_equal(kit_commit(kit, "g", NULL, old, 0, 6, ""), -ESTALE);
+    struct kq_topic *topic = ground_topic(&kit->ground, "t", 3);
+    assert_int_equal(kit_commit(kit, "g", NULL, topic, 0, 1, ""), 0);
+    assert_int_equal(kit_commit(kit, "g", NULL, old, 1, 7, ""), -ESTALE);
+    assert_int_equal(kit_offset(kit, "g", "t", 0), 1);
+    assert_int_equal(kit_offset(kit, "g", "t", 1), -1);
+    kq_topic_unref(old);
+    kq_topic_unref(topic);
+}
+
 /* --- Lag --- */
 
 static void the_lag_is_what_was_not_committed(void **state)
@@ -521,6 +653,9 @@ int main(void)
         TEST(a_group_made_on_the_mount_stays_without_offsets),
         TEST(a_topic_takes_its_offsets_with_it),
         TEST(a_topic_of_the_same_name_begins_without_offsets),
+        TEST(a_commit_on_its_way_goes_with_its_topic),
+        TEST(a_commit_on_its_way_is_none_of_a_new_topics),
+        TEST(of_a_topic_that_is_gone_nothing_is_committed),
         TEST(the_lag_is_what_was_not_committed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
