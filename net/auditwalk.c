@@ -342,6 +342,14 @@ void kq_audit_login(const struct kq_request *request, int16_t code, const char *
     finish(request->conn, &event);
 }
 
+void kq_audit_turned_away(const struct kq_request *request, const char *reason)
+{
+    struct kq_audit_event event = event_of(request, KQ_ERROR_ILLEGAL_SASL_STATE);
+    event.allowed = false;
+    event.reason = reason;
+    finish(request->conn, &event);
+}
+
 void kq_audit_tls(struct kq_audit *audit, const char *listener, const struct kq_conn_peer *peer,
                   const char *principal, uid_t uid, const char *reason)
 {

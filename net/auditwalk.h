@@ -21,6 +21,9 @@ void kq_audit_answered(const struct kq_request *request);
 void kq_audit_login(const struct kq_request *request, int16_t code, const char *principal,
                     uid_t uid, const char *mechanism, const char *reason);
 
+/* REQUEST is not even read, and its connection ends: REASON. Any thread. */
+void kq_audit_turned_away(const struct kq_request *request, const char *reason);
+
 /* A connection of LISTENER has TLS now (REASON NULL), or does not get it. Any thread. */
 void kq_audit_tls(struct kq_audit *audit, const char *listener, const struct kq_conn_peer *peer,
                   const char *principal, uid_t uid, const char *reason);

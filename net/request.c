@@ -5,6 +5,7 @@
 
 #include "broker/base/clock.h"
 #include "broker/base/mem.h"
+#include "net/auditwalk.h"
 #include "net/internal.h"
 #include "net/message.h"
 #include "net/message/sasl_authenticate.h"
@@ -311,8 +312,11 @@ static int parse(struct kq_request *request)
 static int prepare(struct kq_conn *conn, struct kq_request *request)
 {
     int why;
-    if (!kq_sasl_admits(conn->sasl, request->api, conn->shard->loop->now_ns, &why))
+    if (!kq_sasl_admits(conn->sasl, request->api, conn->shard->loop->now_ns, &why)) {
+        kq_audit_turned_away(request, why == KQ_TALLY_EXPIRED ? "the session has ended"
+                                                              : "not before the login");
         return why;
+    }
     int r = parse(request);
     return r == 0         ? 0
            : r == -E2BIG  ? KQ_TALLY_GREEDY

@@ -24,7 +24,7 @@ PASSWORD = "secret"
 class AuditBroker:
     """Without a mount, with the host's groups in a file of its own."""
 
-    def __init__(self, name, log="denied", refresh=60000, tls=None):
+    def __init__(self, name, log="denied", refresh=60000, tls=None, more=()):
         directory = os.path.join(test_directory(), name)
         os.makedirs(directory)
         self.groups, self.log_path = f"{directory}/group", f"{directory}/log"
@@ -38,7 +38,7 @@ class AuditBroker:
         command = [kqfs, "-f", "--no-mount", "--data", data, "--create.umask", "0027",
                    "--principal.refresh.ms", str(refresh), "--audit.log", log, "--audit.max.lines.per.second",
                    "1000", "--listen", (f"ssl://{self.tls}{tls} " if tls else "")
-                   + f"plaintext://{self.plain} sasl_plaintext://{self.sasl} unix://{self.unix}"]
+                   + f"plaintext://{self.plain} sasl_plaintext://{self.sasl} unix://{self.unix}", *more]
         with open(self.log_path, "wb") as file:
             self.process = subprocess.Popen(
                 ["unshare", "--mount", "--propagation", "private", "sh", "-ec",
@@ -126,6 +126,35 @@ def test_logins_and_what_is_denied_are_lines():
         equal(len(re.findall("request=Fetch", broker.log())), 1, "the same again is no line")
         check("audit: allowed" not in broker.log(), broker.log())
     check("audit: left out: 4 repeats, 0 beyond" in broker.log(), broker.log())
+
+
+def is_turned_away(client, name, version, **body):
+    try:
+        client.ask(name, version, **body)
+    except Closed:
+        return True
+    return False
+
+
+def test_requests_that_no_login_allows_are_lines():
+    with AuditBroker("early", more=["--max_reauth_ms", "1000"]) as broker:
+        where = rf'listener="sasl_plaintext://{broker.sasl}" mechanism=-'
+        for _ in range(3):
+            with Client(broker.sasl, client_id="early") as client:
+                check(is_turned_away(client, "Metadata", 4, topics=None, allow_auto_topic_creation=False))
+        with Client(broker.sasl, client_id="early") as client:
+            client.ask("ApiVersions", 0)
+            check(is_turned_away(client, "SaslAuthenticate", 1, auth_bytes=b""))
+        for request in "Metadata", "SaslAuthenticate":
+            broker.awaits(rf'^kqfs: audit: denied request={request} code=ILLEGAL_SASL_STATE principal="User:ANONYMOUS" '
+                          rf'uid=-1 peer=127\.0\.0\.1 client="early" operation=- resource=- name="" port=\d+ {where} '
+                          rf'repeats=0 reason="not before the login"$')
+        equal(len(re.findall("request=Metadata", broker.log())), 1, "the same again is no line")
+        with broker.user() as client:
+            until(lambda: is_turned_away(client, "ApiVersions", 0), "the end of the session")
+            broker.awaits(rf'^kqfs: audit: denied request=ApiVersions code=ILLEGAL_SASL_STATE principal="User:{USER}" '
+                          rf'uid={pwd.getpwnam(USER).pw_uid} .* {where} repeats=0 reason="the session has ended"$')
+    check("audit: left out: 2 repeats, 0 beyond" in broker.log(), broker.log())
 
 
 def test_all_has_what_is_allowed_and_none_has_nothing():
