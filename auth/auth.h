@@ -17,7 +17,8 @@ struct kq_authz kq_auth_authz(struct kq_auth *auth);
 
 /* A user of this host under the name that Kafka knows. Never changes; any thread may hold it. */
 struct kq_identity {
-    uid_t uid; /* KQ_UID_UNKNOWN: nobody's */
+    uint64_t number; /* > 0; no other of this process had it, or will have it */
+    uid_t uid;       /* KQ_UID_UNKNOWN: nobody's */
     gid_t gid;
     const gid_t *groups; /* supplementary */
     size_t group_count;

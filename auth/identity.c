@@ -42,6 +42,7 @@ void kq_identity_unref(const struct kq_identity *identity)
 /* Groups and principal live behind the struct. */
 static int make(const struct kq_identity *from, const struct kq_identity **ret)
 {
+    static _Atomic uint64_t last_number;
     size_t group_bytes = from->group_count * sizeof(gid_t), name = strlen(from->principal) + 1;
     struct identity *identity = kq_alloc(sizeof(*identity) + group_bytes + name);
     if (!identity)
@@ -51,6 +52,7 @@ static int make(const struct kq_identity *from, const struct kq_identity **ret)
     if (from->groups && group_bytes)
         memcpy(identity->groups, from->groups, group_bytes);
     identity->public = *from;
+    identity->public.number = atomic_fetch_add_explicit(&last_number, 1, memory_order_relaxed) + 1;
     identity->public.groups = identity->groups;
     identity->public.principal = principal;
     atomic_init(&identity->references, 1);

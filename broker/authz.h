@@ -15,6 +15,10 @@ struct kq_caller {
     gid_t gid;
     const gid_t *groups; /* supplementary; borrowed */
     size_t group_count;
+    /* Of these uid, gid and groups: a number that stood and will stand for no others in this
+     * process. 0: none. With one the broker need not ask twice for the same right on the same
+     * partition, as long as nobody's attributes change. */
+    uint64_t identity;
     /* The mount: the kernel has compared owner, mode and ACL of this very object already. Not so
      * where `append`, which carries those of p0, picks another partition. */
     bool kernel_checked;

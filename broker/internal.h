@@ -32,6 +32,7 @@
 struct kq_partition {
     struct kq_guard guard; /* open: LOG may be used */
     int32_t number;
+    uint64_t serial; /* > 0; no other partition of this process had it, or will have it */
     struct kq_topic *topic;
     struct kq_log *log; /* NULL once the topic is deleted */
 

@@ -18,9 +18,11 @@ void kq_partition_directory(const char *topic, int32_t number, char ret[KQ_DIREC
 
 int kq_partition_new(struct kq_topic *topic, int32_t number, struct kq_partition **ret)
 {
+    static _Atomic uint64_t last_serial;
     struct kq_partition *partition = kq_zalloc(sizeof(*partition));
     if (!partition)
         return -ENOMEM;
+    partition->serial = atomic_fetch_add_explicit(&last_serial, 1, memory_order_relaxed) + 1;
     partition->topic = topic;
     partition->number = number;
     partition->appointment.due_ms = INT64_MAX;

@@ -177,6 +177,7 @@ static void identify(struct kq_request *request)
                                          .gid = identity->gid,
                                          .groups = identity->groups,
                                          .group_count = identity->group_count,
+                                         .identity = identity->number,
                                          .principal = identity->principal,
                                          .client_id = request->client_id};
 }

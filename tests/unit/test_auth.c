@@ -151,7 +151,8 @@ static void the_table_holds(void **state)
 static void whom_nobody_knows_is_other_only(void **state)
 {
     gid_t groups[] = {GROUP};
-    struct kq_caller stranger = {KQ_UID_UNKNOWN, GROUP, groups, 1, false, "User:who", NULL, 0};
+    struct kq_caller stranger = {
+        .uid = KQ_UID_UNKNOWN, .gid = GROUP, .groups = groups, .group_count = 1};
     struct kq_attributes root = {KQ_UID_UNKNOWN, GROUP, 01777, NULL, 0, NULL, 0};
     struct kq_attributes topic = {KQ_UID_UNKNOWN, GROUP, 01705, NULL, 0, NULL, 0};
     struct kq_authz_object on = {&root, &topic, NULL};

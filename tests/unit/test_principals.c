@@ -273,6 +273,7 @@ static void a_name_in_use_is_looked_up_anew(void **state)
     now = kq_principal_identity(again);
     assert_true(kq_principal_is(alice, now));
     assert_int_equal(now->groups[1], 71);
+    assert_int_not_equal(now->number, before->number);
     kq_clock_shift_ms(2 * 45001);
     expect_refresh(principals, 1, 0, 0);
     assert_true(kq_principal_is(alice, now));
