@@ -106,10 +106,12 @@ static ssize_t write_memory(struct kq_sendq *queue, struct kq_transport *transpo
     return n;
 }
 
-/* Is the piece of LENGTH bytes that comes next in the page cache? */
-static bool is_warm(struct kq_sendq *queue, const struct kq_chunk *chunk, size_t length)
+/* Are the WANTED bytes that come next in the page cache? If that is not known yet, the piece of
+ * LENGTH bytes is looked up that they begin. */
+static bool is_warm(struct kq_sendq *queue, const struct kq_chunk *chunk, size_t wanted,
+                    size_t length)
 {
-    if (chunk->position + (int64_t)length <= queue->warm_until ||
+    if (chunk->position + (int64_t)wanted <= queue->warm_until ||
         queue->cold_passes >= COLD_PASSES_MAX)
         return true;
     if (!kq_resident(chunk->extent.fd, chunk->position, length))
@@ -125,14 +127,14 @@ static ssize_t send_file(struct kq_sendq *queue, struct kq_transport *transport,
 {
     struct kq_chunk *chunk = TAILQ_FIRST(&queue->chunks);
     size_t length = chunk->left < PIECE ? chunk->left : PIECE;
-    if (!is_warm(queue, chunk, length)) {
+    size_t wanted = length < budget ? length : budget;
+    if (!is_warm(queue, chunk, wanted, length)) {
         size_t ahead = chunk->left - length;
         *ret_cold = (struct kq_cold){&chunk->extent, chunk->position, length,
                                      ahead < AHEAD ? ahead : AHEAD};
         return 0;
     }
-    ssize_t n = kq_transport_sendfile(transport, chunk->extent.fd, chunk->position,
-                                      length < budget ? length : budget);
+    ssize_t n = kq_transport_sendfile(transport, chunk->extent.fd, chunk->position, wanted);
     if (n == 0)
         return -EIO;
     if (n == -EAGAIN)

@@ -1,6 +1,8 @@
 #include "net/tls.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -23,6 +25,7 @@ struct state {
     unsigned messages;
     int failed; /* what the next read returns */
     bool is_kernel, may_rekey, must_end;
+    bool corked;
 };
 
 void kq_tls_desk_release(struct kq_tls_desk *desk)
@@ -152,13 +155,29 @@ static void replace_key(struct state *state)
     state->records = 0;
 }
 
-/* Of LENGTH bytes as many as go. What does not go is given again with the next call, as OpenSSL
- * wants it: the bytes that come next in the connection are always the same. */
-static ssize_t encrypt(struct kq_transport *transport, const uint8_t *bytes, size_t length)
+/* While CORKED only full packets go (tcp(7)): OpenSSL gives the kernel one record at a time, and a
+ * packet for each would wake the peer as often. */
+static void cork(struct kq_transport *transport, bool corked)
+{
+    struct state *state = transport->state;
+    int value = corked;
+    if (state->corked == corked)
+        return;
+    state->corked = corked;
+    setsockopt(transport->fd, IPPROTO_TCP, TCP_CORK, &value, sizeof(value));
+}
+
+/* Of LENGTH bytes as many as go; MORE: others follow at once. What does not go is given again with
+ * the next call, as OpenSSL wants it: the bytes that come next in the connection are always the
+ * same. */
+static ssize_t encrypt(struct kq_transport *transport, const uint8_t *bytes, size_t length,
+                       bool more)
 {
     struct state *state = transport->state;
     size_t done = 0;
     int r = 0;
+    if (more || length > RECORD_BYTES)
+        cork(transport, true);
     while (done < length) {
         replace_key(state);
         ERR_clear_error();
@@ -171,6 +190,8 @@ static ssize_t encrypt(struct kq_transport *transport, const uint8_t *bytes, siz
         done += (size_t)n;
         note_records(transport, 0);
     }
+    if (!more || done < length)
+        cork(transport, false);
     if (done > 0)
         return (ssize_t)done;
     return r == 0 ? -ECONNRESET : r;
@@ -189,7 +210,8 @@ static ssize_t tls_writev(struct kq_transport *transport, const struct iovec *pa
     struct state *state = transport->state;
     size_t room = state->desk->buffer_bytes, length = 0;
     if (count == 1)
-        return encrypt(transport, parts->iov_base, parts->iov_len < room ? parts->iov_len : room);
+        return encrypt(transport, parts->iov_base, parts->iov_len < room ? parts->iov_len : room,
+                       more);
     uint8_t *buffer = buffer_of(state->desk);
     if (!buffer)
         return -ENOMEM;
@@ -198,7 +220,7 @@ static ssize_t tls_writev(struct kq_transport *transport, const struct iovec *pa
         memcpy(buffer + length, parts[i].iov_base, piece);
         length += piece;
     }
-    return encrypt(transport, buffer, length);
+    return encrypt(transport, buffer, length, more);
 }
 
 static ssize_t tls_sendfile(struct kq_transport *transport, int fd, int64_t position, size_t length)
@@ -212,7 +234,7 @@ static ssize_t tls_sendfile(struct kq_transport *transport, int fd, int64_t posi
         length = desk->buffer_bytes;
     ssize_t n = kq_io_pread(fd, buffer, length, position);
     if (n > 0)
-        n = encrypt(transport, buffer, (size_t)n);
+        n = encrypt(transport, buffer, (size_t)n, false);
     if (n > 0)
         kq_tls_add(desk->counts, KQ_TLS_COPIED_BYTES, (uint64_t)n);
     return n;

@@ -2,6 +2,9 @@
 #include "net/tls.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,11 +61,9 @@ static SSL *make_client(int fd, int version)
     return ssl;
 }
 
-/* A client of VERSION, and the transport that it meets. */
-static void join(int version, uint64_t max_records)
+/* A client of VERSION at FDS[1], and the transport that it meets at FDS[0]. */
+static void join_over(const int *fds, int version, uint64_t max_records)
 {
-    int fds[2];
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
     SSL *server = SSL_new(server_context);
     assert_int_equal(SSL_set_fd(server, fds[0]), 1);
     SSL_set_accept_state(server);
@@ -77,6 +78,30 @@ static void join(int version, uint64_t max_records)
         (struct kq_tls_desk){.counts = &counts, .buffer_bytes = BUFFER, .max_records = max_records};
     transport = (struct kq_transport){.fd = fds[0]};
     assert_int_equal(kq_tls_init_consume(&transport, server, &desk), 0);
+}
+
+static void join(int version, uint64_t max_records)
+{
+    int fds[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+    join_over(fds, version, max_records);
+}
+
+/* As socketpair(2), over TCP. */
+static void connect_pair(int *fds)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t length = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    fds[1] = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, length), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &length), 0);
+    assert_int_equal(connect(fds[1], (struct sockaddr *)&address, length), 0);
+    fds[0] = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+    assert_true(fds[0] >= 0);
+    assert_int_equal(fcntl(fds[1], F_SETFL, O_NONBLOCK), 0);
+    close(listener);
 }
 
 static int join_1_3(void **state)
@@ -184,6 +209,48 @@ static void a_peer_that_does_not_read_is_waited_for(void **state)
     }
     assert_int_equal(had, LARGE);
     assert_memory_equal(got, sent, LARGE);
+}
+
+static bool is_held_back(void)
+{
+    int value = -1;
+    socklen_t length = sizeof(value);
+    assert_int_equal(getsockopt(transport.fd, IPPROTO_TCP, TCP_CORK, &value, &length), 0);
+    return value;
+}
+
+static void only_what_is_followed_at_once_is_held_back(void **state)
+{
+    int fds[2];
+    connect_pair(fds);
+    part(NULL);
+    join_over(fds, TLS1_3_VERSION, 1 << 24);
+    for (size_t length = 10; length <= 50000; length *= 10) {
+        struct iovec first = {sent, length}, rest = {sent + length, length};
+        assert_int_equal(kq_transport_writev(&transport, &first, 1, false), length);
+        assert_false(is_held_back());
+        assert_int_equal(kq_transport_writev(&transport, &first, 1, true), length);
+        assert_true(is_held_back());
+        assert_int_equal(kq_transport_writev(&transport, &rest, 1, false), length);
+        assert_false(is_held_back());
+        size_t had = 0;
+        while (had < 3 * length)
+            had = client_takes(had);
+        assert_memory_equal(got + length, sent, 2 * length);
+    }
+}
+
+static void a_full_socket_holds_nothing_back(void **state)
+{
+    int fds[2];
+    ssize_t n = 0;
+    connect_pair(fds);
+    part(NULL);
+    join_over(fds, TLS1_3_VERSION, 1 << 24);
+    for (size_t i = 0; i < 10000 && n >= 0; i++)
+        n = kq_transport_writev(&transport, &(struct iovec){sent, LARGE}, 1, true);
+    assert_int_equal(n, -EAGAIN);
+    assert_false(is_held_back());
 }
 
 static void a_file_is_copied_and_counted(void **state)
@@ -307,6 +374,8 @@ int main(void)
         TEST(what_a_client_writes_is_read),
         TEST(what_is_written_in_parts_comes_in_order),
         TEST(a_peer_that_does_not_read_is_waited_for),
+        TEST(only_what_is_followed_at_once_is_held_back),
+        TEST(a_full_socket_holds_nothing_back),
         TEST(a_file_is_copied_and_counted),
         TEST(keys_between_data_are_replaced),
         TEST(keys_without_end_are_not),
