@@ -93,6 +93,23 @@ int kq_admin_repeated(struct kq_arena *arena, const struct kq_str *keys, int32_t
     return 0;
 }
 
+int kq_admin_mentions(struct kq_arena *arena, const struct kq_str *keys, int32_t count,
+                      enum kq_admin_mention **ret)
+{
+    int32_t *firsts;
+    enum kq_admin_mention *mentions = kq_arena_array(arena, (size_t)count, sizeof(*mentions));
+    if (!mentions || kq_admin_firsts(arena, keys, count, &firsts) < 0)
+        return -ENOMEM;
+    for (int32_t i = 0; i < count; i++) {
+        if (firsts[i] == i)
+            continue;
+        mentions[i] = KQ_MENTIONED_BEFORE;
+        mentions[firsts[i]] = KQ_MENTIONED_AGAIN;
+    }
+    *ret = mentions;
+    return 0;
+}
+
 /* --- Lists --- */
 
 /* The words of LIST without the blanks around them; RET has room for all. Returns how many. */

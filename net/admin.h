@@ -32,6 +32,17 @@ int kq_admin_firsts(struct kq_arena *arena, const struct kq_str *keys, int32_t c
 /* Which of COUNT keys occur more than once: Kafka refuses all of them. 0; -ENOMEM. */
 int kq_admin_repeated(struct kq_arena *arena, const struct kq_str *keys, int32_t count, bool **ret);
 
+enum kq_admin_mention {
+    KQ_MENTIONED_ONCE,
+    KQ_MENTIONED_AGAIN,  /* the first of several */
+    KQ_MENTIONED_BEFORE, /* one that follows */
+};
+
+/* How each of COUNT keys occurs. Kafka answers once to a topic that is named more often, and
+ * librdkafka takes no answer that has one twice. 0; -ENOMEM. */
+int kq_admin_mentions(struct kq_arena *arena, const struct kq_str *keys, int32_t count,
+                      enum kq_admin_mention **ret);
+
 /* The list PRESENT, words with commas between them, with the words of CHANGE that it has not yet
  * behind its own, or (ADD false) without the words of CHANGE. NULL without memory. */
 char *kq_admin_change_list(struct kq_arena *arena, const char *present, const char *change,

@@ -223,7 +223,7 @@ enum kq_handled kq_api_create_topics(struct kq_request *request)
 {
     const struct kq_create_topics_request *body = request->body;
     struct kq_create_topics_response *response = request->response;
-    bool *repeated;
+    enum kq_admin_mention *mentions;
     size_t count = (size_t)body->topics_count;
     struct kq_str *names = kq_arena_array(&request->arena, count, sizeof(*names));
     response->topics = kq_create_topics_response_topic_array(&request->arena, count);
@@ -231,14 +231,15 @@ enum kq_handled kq_api_create_topics(struct kq_request *request)
         return KQ_HANDLED_CLOSE;
     for (int32_t i = 0; i < body->topics_count; i++)
         names[i] = body->topics[i].name;
-    if (kq_admin_repeated(&request->arena, names, body->topics_count, &repeated) < 0)
+    if (kq_admin_mentions(&request->arena, names, body->topics_count, &mentions) < 0)
         return KQ_HANDLED_CLOSE;
-    response->topics_count = body->topics_count;
     for (int32_t i = 0; i < body->topics_count; i++) {
-        struct kq_create_topics_response_topic *one = &response->topics[i];
+        if (mentions[i] == KQ_MENTIONED_BEFORE)
+            continue;
+        struct kq_create_topics_response_topic *one = &response->topics[response->topics_count++];
         one->name = names[i];
         one->error_message = KQ_STR_NULL;
-        one->error_code = repeated[i]
+        one->error_code = mentions[i] == KQ_MENTIONED_AGAIN
                               ? kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST,
                                                 &one->error_message, "Duplicate topic name.")
                               : create_one(request, &body->topics[i], body->validate_only, one);
@@ -311,18 +312,25 @@ static struct kq_str id_of(struct kq_request *request, const struct kq_topic_ref
     return id ? (struct kq_str){id, 16} : ref->name;
 }
 
-/* Those that are named twice, or are named and have their id given. */
-static int find_repeated_deletions(struct kq_request *request, int32_t count, bool **ret)
+struct deletions {
+    bool *repeated;                  /* named twice, or named and their ids given */
+    enum kq_admin_mention *by_names; /* those by id count as mentioned once */
+};
+
+static int look_at_deletions(struct kq_request *request, int32_t count, struct deletions *ret)
 {
     struct kq_str *keys = kq_arena_array(&request->arena, (size_t)count, sizeof(*keys));
+    struct kq_str *names = kq_arena_array(&request->arena, (size_t)count, sizeof(*names));
     struct kq_topic_ref ref;
-    if (!keys)
+    if (!keys || !names)
         return -ENOMEM;
     for (int32_t i = 0; i < count; i++) {
         deletion(request->body, request->version, i, &ref);
         keys[i] = ref.id ? (struct kq_str){(const char *)ref.id, 16} : id_of(request, &ref);
+        names[i] = ref.id ? KQ_STR_NULL : ref.name;
     }
-    return kq_admin_repeated(&request->arena, keys, count, ret);
+    int r = kq_admin_repeated(&request->arena, keys, count, &ret->repeated);
+    return r < 0 ? r : kq_admin_mentions(&request->arena, names, count, &ret->by_names);
 }
 
 enum kq_handled kq_api_delete_topics(struct kq_request *request)
@@ -331,18 +339,20 @@ enum kq_handled kq_api_delete_topics(struct kq_request *request)
     struct kq_delete_topics_response *response = request->response;
     int32_t count = request->version < 6 ? body->topic_names_count : body->topics_count;
     struct kq_topic_ref ref;
-    bool *repeated;
+    struct deletions deletions;
     response->responses = kq_delete_topics_response_topic_array(&request->arena, (size_t)count);
-    if (!response->responses || find_repeated_deletions(request, count, &repeated) < 0)
+    if (!response->responses || look_at_deletions(request, count, &deletions) < 0)
         return KQ_HANDLED_CLOSE;
-    response->responses_count = count;
     for (int32_t i = 0; i < count; i++) {
-        struct kq_delete_topics_response_topic *one = &response->responses[i];
+        if (deletions.by_names[i] == KQ_MENTIONED_BEFORE)
+            continue;
+        struct kq_delete_topics_response_topic *one =
+            &response->responses[response->responses_count++];
         deletion(body, request->version, i, &ref);
         one->name = ref.name;
         if (ref.id)
             memcpy(one->topic_id, ref.id, sizeof(one->topic_id));
-        one->error_code = delete_one_of(request, &ref, repeated[i], one);
+        one->error_code = delete_one_of(request, &ref, deletions.repeated[i], one);
     }
     return KQ_HANDLED_NOW;
 }
@@ -429,21 +439,23 @@ enum kq_handled kq_api_create_partitions(struct kq_request *request)
     const struct kq_create_partitions_request *body = request->body;
     struct kq_create_partitions_response *response = request->response;
     size_t count = (size_t)body->topics_count;
-    bool *repeated;
+    enum kq_admin_mention *mentions;
     struct kq_str *names = kq_arena_array(&request->arena, count, sizeof(*names));
     response->results = kq_create_partitions_response_result_array(&request->arena, count);
     if (!names || !response->results)
         return KQ_HANDLED_CLOSE;
     for (int32_t i = 0; i < body->topics_count; i++)
         names[i] = body->topics[i].name;
-    if (kq_admin_repeated(&request->arena, names, body->topics_count, &repeated) < 0)
+    if (kq_admin_mentions(&request->arena, names, body->topics_count, &mentions) < 0)
         return KQ_HANDLED_CLOSE;
-    response->results_count = body->topics_count;
     for (int32_t i = 0; i < body->topics_count; i++) {
-        struct kq_create_partitions_response_result *one = &response->results[i];
+        if (mentions[i] == KQ_MENTIONED_BEFORE)
+            continue;
+        struct kq_create_partitions_response_result *one =
+            &response->results[response->results_count++];
         one->name = names[i];
         one->error_code =
-            repeated[i]
+            mentions[i] == KQ_MENTIONED_AGAIN
                 ? kq_admin_refuse(request, KQ_ERROR_INVALID_REQUEST, &one->error_message,
                                   "Duplicate topic in request.")
                 : add_one(request, &body->topics[i], body->validate_only, &one->error_message);

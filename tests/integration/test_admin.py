@@ -213,11 +213,12 @@ def test_each_topic_of_a_request_stands_for_itself():
 def test_a_topic_that_is_named_twice_is_not_made_at_all():
     with broker.client() as client:
         answers = create(client, dict(name="twice"), dict(name="once"), dict(name="twice"))
-        equal(error_names(answers), ["INVALID_REQUEST", "NONE", "INVALID_REQUEST"])
+        equal([(a["name"], ERRORS[a["error_code"]]) for a in answers],
+              [("twice", "INVALID_REQUEST"), ("once", "NONE")])
         check(not os.path.exists(broker.path("twice")))
         many = [dict(name=f"no topic {i % 20000}") for i in range(20001)]
         equal(error_names(create(client, *many)), ["INVALID_REQUEST"]
-              + ["INVALID_TOPIC_EXCEPTION"] * 19999 + ["INVALID_REQUEST"])
+              + ["INVALID_TOPIC_EXCEPTION"] * 19999)
 
 
 def test_only_checked_is_as_if_it_were_made_and_makes_nothing():
@@ -312,7 +313,7 @@ def test_a_topic_that_is_named_twice_is_not_deleted():
     with broker.client() as client:
         for name in "kept", "lost":
             topic_id = create_one(client, name)["topic_id"]
-        equal(error_names(delete(client, "kept", "kept", version=5)), ["INVALID_REQUEST"] * 2)
+        equal(error_names(delete(client, "kept", "kept", version=5)), ["INVALID_REQUEST"])
         answers = client.ask("DeleteTopics", 6, topics=[
             dict(name="kept"), dict(topic_id=topic_id), dict(name="lost"), dict(name="nowhere")])
         equal(error_names(answers["responses"]),
@@ -362,7 +363,7 @@ def test_partitions_that_cannot_be_added_are_refused():
                         "INVALID_REPLICA_ASSIGNMENT")
             answers = client.ask("CreatePartitions", version, topics=[
                 dict(name="three", count=4), dict(name="three", count=5)])["results"]
-            equal(error_names(answers), ["INVALID_REQUEST"] * 2)
+            equal(error_names(answers), ["INVALID_REQUEST"])
     equal(len(partitions("three")), 3)
 
 
