@@ -44,6 +44,7 @@ class Realm:
     name = "KQFS.TEST"
 
     def __init__(self):
+        mounted.need_feature("GSSAPI", "libgssapi")
         mounted.need("krb5kdc", "kdb5_util", "kadmin.local", "kinit")
         self.directory = mounted.scratch("kdc")
         os.makedirs(self.directory, exist_ok=True)

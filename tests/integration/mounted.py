@@ -156,6 +156,13 @@ def need(*programs):
         raise Skip(f"not installed: {' '.join(missing)}")
 
 
+def need_feature(name, library):
+    """NAME is left out of builds without LIBRARY (meson_options.txt)."""
+    linked = subprocess.run(["ldd", os.environ["KQFS_BIN"]], capture_output=True, check=True, timeout=60).stdout
+    if library.encode() not in linked:
+        raise Skip(f"this kqfs was built without {name}")
+
+
 def need_root():
     if os.geteuid() != 0:
         raise Skip("only root can do this")
