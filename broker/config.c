@@ -172,7 +172,7 @@ static const struct kq_setting settings[] = {
     {"mount", "no-mount", 0, KQ_SETTING_FLAG, AT(no_mount), 0, 1, 0, NULL, NULL,
      "mount nothing: serve the network only", true},
     {"net", "listen", 0, KQ_SETTING_LIST, AT(listen), 0, 0, 0, NULL, "URL",
-     "serve Kafka clients too: plaintext://HOST:PORT", true},
+     "serve Kafka clients: plaintext://HOST:PORT, ssl://", true},
     {"net", "plaintext.user", 0, KQ_SETTING_WORD, AT(plaintext_user), 0, 0, 0, NULL, "USER",
      "who clients of plaintext:// are", false},
     {"net", "net.threads", 0, KQ_SETTING_NUMBER, AT(net_threads), 1, 256, 0, processors, "N",
@@ -216,7 +216,7 @@ static const struct kq_setting settings[] = {
     {"sasl", "mechanisms", 0, KQ_SETTING_LIST, AT(sasl.mechanisms), 0, 0, 0, NULL, "LIST",
      "how clients of sasl_… may say who they are", false},
     {"sasl", "plain_without_tls", 0, KQ_SETTING_FLAG, AT(sasl.plain_without_tls), 0, 1, 0, NULL,
-     NULL, "take passwords of PLAIN that the network has seen", false},
+     NULL, "take passwords and tokens that the network has seen", false},
     {"sasl", "max_receive_bytes", 0, KQ_SETTING_NUMBER, AT(sasl.max_receive_bytes), 1024, INT32_MAX,
      512 << 10, NULL, "BYTES", "the largest request before that", false},
     {"sasl", "authentication_timeout_ms", 0, KQ_SETTING_NUMBER, AT(sasl.timeout_ms), 1, DAY_MS,
@@ -258,7 +258,7 @@ static const struct kq_setting settings[] = {
     {"tls", "ssl.principal.mapping.rules", 0, KQ_SETTING_LIST, AT(certificate_rules), 0, 0, 0, NULL,
      "RULES", "names of certificates' subjects", false},
     {"sasl", "sasl.kerberos.keytab", 0, KQ_SETTING_PATH, AT(kerberos.keytab), 0, 0, 0, NULL, "FILE",
-     "the service's keys: GSSAPI is on", false},
+     "the service's keys, for GSSAPI", false},
     {"sasl", "sasl.kerberos.principal", 0, KQ_SETTING_WORD, AT(kerberos.principal), 0, 0, 0, NULL,
      "NAME", "the service: kafka/HOST@REALM; not set: any in the keytab", false},
     {"sasl", "sasl.kerberos.realm", 0, KQ_SETTING_WORD, AT(kerberos.realm), 0, 0, 0, NULL, "REALM",
@@ -266,7 +266,7 @@ static const struct kq_setting settings[] = {
     {"sasl", "sasl.kerberos.principal.to.local.rules", 0, KQ_SETTING_LIST, AT(kerberos.rules), 0, 0,
      0, NULL, "RULES", "names of Kerberos principals", false},
     {"sasl", "sasl.oauthbearer.jwks.file", 0, KQ_SETTING_PATH, AT(oauth.jwks), 0, 0, 0, NULL,
-     "FILE", "who signs tokens: OAUTHBEARER is on", false},
+     "FILE", "who signs tokens, for OAUTHBEARER", false},
     {"sasl", "sasl.oauthbearer.expected.issuer", 0, KQ_SETTING_WORD, AT(oauth.issuer), 0, 0, 0,
      NULL, "ISS", "who is to have issued tokens", false},
     {"sasl", "sasl.oauthbearer.expected.audience", 0, KQ_SETTING_LIST, AT(oauth.audience), 0, 0, 0,
@@ -777,7 +777,7 @@ static int format_topic(const struct kq_config *config, struct kq_buf *ret)
 
 int kq_config_format(const struct kq_config *config, struct kq_buf *ret)
 {
-    static const char *const sections[] = {"broker", "mount", "net", "tls", "sasl"};
+    static const char *const sections[] = {"broker", "mount", "net", "tls", "sasl", "audit"};
     int r = 0;
     for (size_t s = 0; r == 0 && s < kq_array_size(sections); s++) {
         r = kq_buf_printf(ret, "[%s]\n", sections[s]);

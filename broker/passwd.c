@@ -386,8 +386,12 @@ static int alter_directory(const struct command *command, const struct kq_buf *t
                               (const char *)text->data, text->length);
     if (r != -EWOULDBLOCK)
         return report(command, config->data, r);
-    kq_diag(LOG_ERR, "passwd: its mount is not to be found: say where with --mountpoint, or let "
-                     "kafka-configs --alter --entity-type users set the password");
+    kq_diag(LOG_ERR,
+            "passwd: a broker uses %s and its mount is not to be found: say where with "
+            "--mountpoint; one without a mount takes passwords over the network only: "
+            "kafka-configs --alter --entity-type users --entity-name %s --add-config "
+            "'SCRAM-SHA-256=[password=...]'",
+            config->data, command->name);
     return r;
 }
 

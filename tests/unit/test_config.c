@@ -136,6 +136,21 @@ static void what_is_shown_reads_back_as_the_same(void **state)
     kq_config_free(again);
 }
 
+static void every_section_is_shown(void **state)
+{
+    struct kq_config *config = fresh();
+    kq_autobuf struct kq_buf shown = {0};
+    char wanted[100];
+    assert_int_equal(kq_config_format(config, &shown), 0);
+    for (size_t i = 0; kq_setting_row(i); i++) {
+        const struct kq_setting *row = kq_setting_row(i);
+        int length = snprintf(wanted, sizeof(wanted), "[%s]\n", row->section ? row->section : "");
+        if (row->section && !memmem(shown.data, shown.length, wanted, (size_t)length))
+            fail_msg("[%s], where %s stands", row->section, row->name);
+    }
+    kq_config_free(config);
+}
+
 /* Reads back what CONFIG shows. */
 static struct kq_config *reread(const struct kq_config *config)
 {
@@ -277,6 +292,7 @@ int main(void)
         cmocka_unit_test(paths_become_absolute),
         cmocka_unit_test(the_command_lines_own_settings_cannot_stand_in_a_file),
         cmocka_unit_test(what_is_shown_reads_back_as_the_same),
+        cmocka_unit_test(every_section_is_shown),
         cmocka_unit_test(values_with_bytes_that_ini_drops_read_back_as_the_same),
         cmocka_unit_test(a_value_that_fills_its_line_has_its_origin_in_front),
         cmocka_unit_test(a_list_grows_where_it_is_given_again_from_the_same_place),
