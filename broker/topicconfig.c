@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 /* One row a setting; READ fills the field at OFFSET, WRITE shows it. */
 struct row {
@@ -100,6 +101,20 @@ static int write_ratio(const struct row *row, const struct kq_topic_config *conf
         snprintf(text, sizeof(text), "%.*g", digits++, ratio);
     while (digits <= DBL_DECIMAL_DIG && strtod(text, NULL) != ratio);
     return kq_buf_append_string(ret, text);
+}
+
+/* --- What is never so here --- */
+
+static int read_never(const struct row *row, struct kq_topic_config *config, const char *value,
+                      const char **ret_reason)
+{
+    return strcasecmp(value, "false") == 0 ? 0 : refuse(ret_reason, "can be false only");
+}
+
+static int write_never(const struct row *row, const struct kq_topic_config *config,
+                       struct kq_buf *ret)
+{
+    return kq_buf_append_string(ret, "false");
 }
 
 /* --- Words --- */
@@ -323,12 +338,14 @@ static const struct row rows[] = {
     I64("min.compaction.lag.ms", min_compaction_lag_ms, 0),
     /* There are no replicas: with more than one asked for, nothing could be acknowledged. */
     {"min.insync.replicas", read_i32, write_i32, AT(min_insync_replicas), 1, 1, false},
+    {"preallocate", read_never, write_never, 0, 0, 0, false},
     I64("retention.bytes", log.retention_bytes, -1),
     I64("retention.ms", log.retention_ms, -1),
     I32("segment.bytes", log.segment_bytes, 14),
     I32("segment.index.bytes", log.segment_index_bytes, 4),
     I64("segment.jitter.ms", segment_jitter_ms, 0),
     I64("segment.ms", log.segment_ms, 1),
+    {"unclean.leader.election.enable", read_never, write_never, 0, 0, 0, false},
 };
 
 int kq_topic_config_level(const struct kq_topic_config *config)
@@ -475,6 +492,8 @@ enum kq_topic_setting_type kq_topic_config_type(const char *name)
         return KQ_TOPIC_SETTING_INT;
     if (row->write == write_ratio)
         return KQ_TOPIC_SETTING_DOUBLE;
+    if (row->write == write_never)
+        return KQ_TOPIC_SETTING_BOOLEAN;
     return row->write == write_cleanup ? KQ_TOPIC_SETTING_LIST : KQ_TOPIC_SETTING_STRING;
 }
 
@@ -501,6 +520,7 @@ static const struct {
     {"message.timestamp.type", "log.message.timestamp.type"},
     {"min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"},
     {"min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"},
+    {"preallocate", "log.preallocate"},
     {"retention.bytes", "log.retention.bytes"},
     {"retention.ms", "log.retention.ms"},
     {"segment.bytes", "log.segment.bytes"},

@@ -68,6 +68,7 @@ enum kq_topic_setting_type {
     KQ_TOPIC_SETTING_LONG,
     KQ_TOPIC_SETTING_DOUBLE,
     KQ_TOPIC_SETTING_STRING,
+    KQ_TOPIC_SETTING_BOOLEAN,
     KQ_TOPIC_SETTING_LIST, /* words with commas between */
 };
 

@@ -164,8 +164,11 @@ char *kq_admin_change_list(struct kq_arena *arena, const char *present, const ch
 static enum kq_config_type type_of(const char *name)
 {
     static const enum kq_config_type types[] = {
-        [KQ_TOPIC_SETTING_INT] = KQ_CONFIG_INT,       [KQ_TOPIC_SETTING_LONG] = KQ_CONFIG_LONG,
-        [KQ_TOPIC_SETTING_DOUBLE] = KQ_CONFIG_DOUBLE, [KQ_TOPIC_SETTING_STRING] = KQ_CONFIG_STRING,
+        [KQ_TOPIC_SETTING_INT] = KQ_CONFIG_INT,
+        [KQ_TOPIC_SETTING_LONG] = KQ_CONFIG_LONG,
+        [KQ_TOPIC_SETTING_DOUBLE] = KQ_CONFIG_DOUBLE,
+        [KQ_TOPIC_SETTING_STRING] = KQ_CONFIG_STRING,
+        [KQ_TOPIC_SETTING_BOOLEAN] = KQ_CONFIG_BOOLEAN,
         [KQ_TOPIC_SETTING_LIST] = KQ_CONFIG_LIST,
     };
     return types[kq_topic_config_type(name)];

@@ -42,7 +42,8 @@ def partitions(name):
 # --- Topics, configurations ---
 
 def test_kafka_topics():
-    create("made", 3, "--replication-factor", 1, "--config", "retention.ms=1000")
+    create("made", 3, "--replication-factor", 1, "--config", "retention.ms=1000",
+           "--config", "unclean.leader.election.enable=false", "--config", "preallocate=false")
     equal(partitions("made"), ["p0", "p1", "p2"])
     equal(getfattr(broker.path("made"), "retention.ms"), "1000")
     os.mkdir(broker.path("by-mkdir"))
@@ -80,7 +81,8 @@ def test_kafka_configs_of_topics():
     has(text, "segment.ms=7000", "cleanup.policy=compact,delete", "flush.ms=9")
     run(CONFIG, "--alter", "--delete-config", "segment.ms,cleanup.policy,flush.ms", *topic)
     equal([n for n in os.listxattr(path) if n.startswith("user.kqfs.")], [])
-    for bad in "nonsense=1", "segment.ms=soon", "min.insync.replicas=2":
+    for bad in ("nonsense=1", "segment.ms=soon", "min.insync.replicas=2",
+                "unclean.leader.election.enable=true"):
         run(CONFIG, "--alter", "--add-config", bad, *topic, status=1,
             complaint="InvalidConfigurationException")
 

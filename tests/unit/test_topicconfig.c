@@ -42,12 +42,14 @@ static void defaults_are_kafkas(void **state)
         {"min.cleanable.dirty.ratio", "0.5"},
         {"min.compaction.lag.ms", "0"},
         {"min.insync.replicas", "1"},
+        {"preallocate", "false"},
         {"retention.bytes", "-1"},
         {"retention.ms", "604800000"},
         {"segment.bytes", "1073741824"},
         {"segment.index.bytes", "10485760"},
         {"segment.jitter.ms", "0"},
         {"segment.ms", "604800000"},
+        {"unclean.leader.election.enable", "false"},
     };
     struct kq_topic_config config;
     kq_topic_config_defaults(&config);
@@ -87,6 +89,7 @@ static void a_value_is_taken_and_shown(void **state)
         {"min.cleanable.dirty.ratio", "1", "1"},
         {"min.cleanable.dirty.ratio", "0.1", "0.1"},
         {"min.cleanable.dirty.ratio", "0.123456789012345678", "0.12345678901234568"},
+        {"unclean.leader.election.enable", "False", "false"},
         {"framing", "file", "file"},
         {"delimiter", "\\r\\n", "\\r\\n"},
         {"delimiter", "\n", "\\n"},
@@ -119,6 +122,9 @@ static void a_bad_value_is_refused_with_the_reason_and_changes_nothing(void **st
         {"flush.messages", "0"},
         {"max.message.bytes", "2147483648"},
         {"min.insync.replicas", "2"},
+        {"unclean.leader.election.enable", "true"},
+        {"unclean.leader.election.enable", "no"},
+        {"preallocate", "true"},
         {"min.cleanable.dirty.ratio", "1.1"},
         {"min.cleanable.dirty.ratio", "nan"},
         {"min.cleanable.dirty.ratio", ""},
