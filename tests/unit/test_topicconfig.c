@@ -175,7 +175,7 @@ static void every_byte_of_a_delimiter_comes_back(void **state)
 {
     struct kq_topic_config config, again;
     kq_topic_config_defaults(&config);
-    kq_topic_config_defaults(&again);
+    again = config; /* with what is between the fields */
     config.text.delimiter_length = 2;
     for (unsigned byte = 0; byte < 256; byte++) {
         config.text.delimiter[0] = config.text.delimiter[1] = (uint8_t)byte;
