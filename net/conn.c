@@ -265,6 +265,8 @@ static void expire(struct kq_timer *timer)
     bool awaited = !TAILQ_EMPTY(&conn->requests) && !kq_sendq_left(&conn->sendq);
     if (awaited && now >= idle_at(conn))
         conn->active_ns = now;
+    if (conn->frame_ns && kq_conn_is_ahead(conn))
+        conn->frame_ns = now;
     if (conn->end == KQ_CONN_DRAINING || conn->end == KQ_CONN_FLUSHING) {
         kq_conn_close(conn, KQ_TALLY_UNDRAINED);
     } else if (now >= frame_due_at(conn)) {

@@ -15,6 +15,7 @@
 #include "net/request.h"
 #include "net/sendq.h"
 #include "net/server.h"
+#include "net/spare.h"
 #include "net/telemetry.h"
 #include "net/tls.h"
 #include "net/transport.h"
@@ -39,6 +40,7 @@ struct kq_shard {
     LIST_HEAD(, kq_conn) conns;
     LIST_HEAD(, kq_handshake) handshakes;
     struct kq_tls_desk tls;
+    struct kq_spares spares;
     TAILQ_HEAD(, kq_conn) crowded; /* not read until others' requests have gone */
     struct kq_conn *favoured;      /* may go on with its frame all the same */
     struct kq_mail stop_mail, relief_mail;
@@ -103,6 +105,7 @@ struct kq_conn {
     struct kq_request *next;
     struct kq_request *running; /* LATER: those behind it wait */
     unsigned in_flight;
+    size_t waiting_bytes; /* of NEXT and those behind it */
 
     /* What has come of a frame that is not whole, or of frames that have to wait. */
     uint8_t head[4]; /* of its size */
@@ -207,6 +210,8 @@ void kq_conn_resume(struct kq_conn *conn);
 /* May it be read now? May what has been read become requests? */
 bool kq_conn_may_receive(const struct kq_conn *conn);
 bool kq_conn_may_take(const struct kq_conn *conn);
+/* Is it not read as so much of what it sent waits behind a request that takes long? */
+bool kq_conn_is_ahead(const struct kq_conn *conn);
 /* Requests that it may have in flight. */
 unsigned kq_conn_max_in_flight(const struct kq_conn *conn);
 void kq_conn_drop_part(struct kq_conn *conn);

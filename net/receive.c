@@ -2,8 +2,8 @@
  *
  * A loop has one buffer into which it receives; whole frames in it become requests at once, each in
  * memory of its own. What is left over, a frame that is not whole, gets memory as its bytes arrive:
- * never more than twice what has come, whatever the frame says of its size. A connection between
- * two frames holds nothing.
+ * never more than twice what has come, whatever the frame says of its size, unless the loop has
+ * some to spare (spare.h). A connection between two frames holds nothing.
  */
 #include <string.h>
 
@@ -14,6 +14,7 @@
 
 #define PREFIX 4
 #define PART_BYTES_LEAST 1024
+#define AHEAD_BYTES ((size_t)256 * 1024)
 
 void kq_conn_drop_part(struct kq_conn *conn)
 {
@@ -25,7 +26,13 @@ void kq_conn_drop_part(struct kq_conn *conn)
 
 bool kq_conn_may_receive(const struct kq_conn *conn)
 {
-    return conn->end == KQ_CONN_OPEN && kq_conn_may_take(conn);
+    return conn->end == KQ_CONN_OPEN && kq_conn_may_take(conn) && !kq_conn_is_ahead(conn);
+}
+
+/* What would only wait here waits at its sender as well, and takes no memory. */
+bool kq_conn_is_ahead(const struct kq_conn *conn)
+{
+    return conn->waiting_bytes > AHEAD_BYTES;
 }
 
 unsigned kq_conn_max_in_flight(const struct kq_conn *conn)
@@ -65,6 +72,7 @@ static int add_request(struct kq_conn *conn, const uint8_t *bytes, uint32_t size
         return r;
     TAILQ_INSERT_TAIL(&conn->requests, request, queue);
     conn->in_flight++;
+    conn->waiting_bytes += request->size;
     if (!conn->next)
         conn->next = request;
     return 0;
@@ -84,11 +92,23 @@ static int grow_part(struct kq_conn *conn, size_t wanted)
     return 0;
 }
 
+/* Memory for the first LENGTH bytes of a frame of SIZE bytes. */
+static int make_part(struct kq_conn *conn, uint32_t size, size_t length)
+{
+    size_t room = length * 2 < PART_BYTES_LEAST ? PART_BYTES_LEAST : length * 2, capacity;
+    room = room < size ? room : size;
+    conn->part = kq_spares_take(&conn->shard->spares, room, size, &capacity);
+    if (!conn->part)
+        return grow_part(conn, room);
+    kq_server_queue(conn->shard->server, capacity);
+    conn->part_capacity = (uint32_t)capacity;
+    return 0;
+}
+
 /* The first LENGTH bytes, from BYTES, of a frame of SIZE bytes. */
 static int begin_part(struct kq_conn *conn, uint32_t size, const uint8_t *bytes, size_t length)
 {
-    size_t room = length * 2 < PART_BYTES_LEAST ? PART_BYTES_LEAST : length * 2;
-    int r = grow_part(conn, room < size ? room : size);
+    int r = make_part(conn, size, length);
     if (r < 0)
         return r;
     memcpy(conn->part, bytes, length);

@@ -123,7 +123,7 @@ void kq_request_free(struct kq_request *request)
     kq_arena_release(&request->arena);
     kq_server_unqueue(request->server, request->size);
     kq_identity_unref(request->identity);
-    free(request->memory);
+    kq_spares_give(&request->conn->shard->spares, request->memory);
     free(request);
 }
 
@@ -329,6 +329,7 @@ static void start(struct kq_conn *conn)
 {
     struct kq_request *request = conn->next;
     conn->next = TAILQ_NEXT(request, queue);
+    conn->waiting_bytes -= request->size;
     conn->running = request;
     request->stage = RUNNING;
     request->mail.deliver = deliver;
@@ -399,6 +400,7 @@ void kq_conn_cancel_requests(struct kq_conn *conn)
 {
     struct kq_request *request = conn->next, *after;
     conn->next = NULL;
+    conn->waiting_bytes = 0;
     for (; request; request = after) {
         after = TAILQ_NEXT(request, queue);
         TAILQ_REMOVE(&conn->requests, request, queue);

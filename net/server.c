@@ -93,6 +93,7 @@ static int make_shards(struct kq_server *server)
         shard->server = server;
         kq_crowd_init(shard);
         int r = kq_loop_new(name, &shard->loop);
+        shard->spares.loop = shard->loop;
         if (r == 0)
             r = kq_telemetry_new(&shard->telemetry);
         if (r < 0)
@@ -141,6 +142,7 @@ void kq_server_free(struct kq_server *server)
         kq_listener_free(listener);
     }
     for (unsigned i = 0; i < server->shard_count; i++) {
+        kq_spares_release(&server->shards[i].spares);
         kq_loop_free(server->shards[i].loop);
         kq_telemetry_free(server->shards[i].telemetry);
         kq_tls_desk_release(&server->shards[i].tls);

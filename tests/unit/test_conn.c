@@ -60,35 +60,89 @@ static void frames_split_at_every_byte_and_merged_are_the_same_requests(void **s
     close(fd);
 }
 
-static void a_frame_larger_than_the_loops_buffer(void **state)
+/* Metadata for COUNT topics of 30,000 bytes each: Produce would have as much. */
+static void large_frame(struct kq_buf *frame, int32_t id, int32_t count)
 {
+    struct kq_wire_writer writer;
     char *word = malloc(30001);
     memset(word, 'x', 30000);
     word[30000] = '\0';
-    kit_start();
-    int fd = kit_connect_tcp();
-    /* Produce would have such; here the topics of Metadata make up 900 KB. */
-    kq_autobuf struct kq_buf frame = {0};
-    struct kq_wire_writer writer;
-    kq_wire_writer_init(&writer, &frame);
-    kq_wire_write_int32(&writer, 2 + 2 + 4 + 2 + 4 + 30 * 30002);
+    kq_wire_writer_init(&writer, frame);
+    kq_wire_write_int32(&writer, 2 + 2 + 4 + 2 + 4 + count * 30002);
     kq_wire_write_int16(&writer, 3);
     kq_wire_write_int16(&writer, 1);
-    kq_wire_write_int32(&writer, 77);
+    kq_wire_write_int32(&writer, id);
     kq_wire_write_int16(&writer, -1);
-    kq_wire_write_int32(&writer, 30);
-    for (int i = 0; i < 30; i++)
+    kq_wire_write_int32(&writer, count);
+    for (int32_t i = 0; i < count; i++)
         kq_wire_write_string(&writer, false, false, kq_str_of(word));
+    free(word);
+}
+
+static void expect_large(int fd, int32_t id)
+{
+    uint8_t answer[20];
+    assert_true(kit_receive(fd, answer, sizeof(answer)));
+    assert_int_equal(kq_load_be32(answer + 4), id);
+}
+
+static void a_frame_larger_than_the_loops_buffer(void **state)
+{
+    kit_start();
+    int fd = kit_connect_tcp();
+    kq_autobuf struct kq_buf frame = {0};
+    large_frame(&frame, 77, 30);
     for (int round = 0; round < 3; round++) {
-        uint8_t answer[20];
         kit_send(fd, frame.data, frame.length);
         kit_ask(fd, "now", 5);
-        assert_true(kit_receive(fd, answer, sizeof(answer)));
-        assert_int_equal(kq_load_be32(answer + 4), 77);
+        expect_large(fd, 77);
         kit_expect(fd, 5);
     }
     close(fd);
-    free(word);
+}
+
+#define LARGE_ONES 40
+
+struct large_ones {
+    int fd;
+    struct kq_buf frames;
+};
+
+static void *send_large(void *context)
+{
+    struct large_ones *large = context;
+    kit_send(large->fd, large->frames.data, large->frames.length);
+    return NULL;
+}
+
+static void what_waits_behind_a_long_request_is_left_to_its_sender(void **state)
+{
+    kit_start();
+    struct large_ones large = {.fd = kit_connect_tcp()};
+    int other = kit_connect_tcp();
+    pthread_t sender;
+    uint64_t most = 0;
+    kit_heartbeat_frame(&large.frames, "offload", 1);
+    for (int32_t i = 0; i < LARGE_ONES; i++)
+        large_frame(&large.frames, i + 2, 30);
+    atomic_store(&kit_gate, true);
+    pthread_create(&sender, NULL, send_large, &large);
+    kit_until(atomic_load(&kit->server->queued_bytes) > 900000);
+    for (int i = 0; i < 1000; i++) {
+        kit_ask(other, "now", 3);
+        kit_expect(other, 3);
+        uint64_t queued = atomic_load(&kit->server->queued_bytes);
+        most = queued > most ? queued : most;
+    }
+    atomic_store(&kit_gate, false);
+    assert_true(most < UINT64_C(3) * 900000);
+    kit_expect(large.fd, 1);
+    for (int32_t i = 0; i < LARGE_ONES; i++)
+        expect_large(large.fd, i + 2);
+    pthread_join(sender, NULL);
+    kq_buf_release(&large.frames);
+    close(large.fd);
+    close(other);
 }
 
 static void closed_after(const void *bytes, size_t length, enum kq_tally why)
@@ -500,6 +554,7 @@ int main(void)
         TEST(a_request_is_answered),
         TEST(frames_split_at_every_byte_and_merged_are_the_same_requests),
         TEST(a_frame_larger_than_the_loops_buffer),
+        TEST(what_waits_behind_a_long_request_is_left_to_its_sender),
         TEST(what_is_no_request_ends_the_connection_and_no_other),
         TEST(a_parsed_request_takes_no_more_memory_than_it_may),
         TEST(an_unknown_version_of_api_versions_is_answered),
