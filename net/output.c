@@ -11,10 +11,11 @@
 #include "net/throttle.h"
 #include "net/wire.h"
 
-/* Then it is the turn of others: some 50 us of copying into a socket, which is what one turn of a
- * reader of much may add to the latency of everybody else on the loop. Encrypting takes longer. */
-#define SEND_AT_ONCE ((size_t)256 * 1024)
-#define ENCRYPT_AT_ONCE ((size_t)128 * 1024)
+/* Then it is the turn of others: some 50 us (what the disk has just brought takes the longest),
+ * which is what one turn of a reader of much may add to the latency of everybody else on the loop.
+ * Encrypting takes longer. */
+#define SEND_AT_ONCE ((size_t)128 * 1024)
+#define ENCRYPT_AT_ONCE ((size_t)64 * 1024)
 
 /* A range of a file that is being read in for a connection, which may be gone when that is done. */
 struct kq_warming {
