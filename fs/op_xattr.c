@@ -156,7 +156,9 @@ static int list_acls(struct kq_fs *fs, const struct kq_node *node, struct kq_buf
 
 static int list_names(struct kq_fs *fs, const struct kq_node *node, struct kq_buf *names)
 {
-    int r = list_acls(fs, node, names);
+    /* A link has none that could be asked for: the kernel says so before it asks. */
+    bool link = kq_view_row(node->view)->kind == KQ_KIND_LINK;
+    int r = link ? 0 : list_acls(fs, node, names);
     const char *name;
     if (node->view == KQ_VIEW_TOPIC)
         for (size_t i = 0; r == 0 && (name = kq_topic_config_name(i)); i++)

@@ -232,6 +232,16 @@ def test_rm_r_deletes_a_topic_and_its_data():
     sh(f"rm -rf {topic}")
 
 
+def test_links_have_no_attributes_that_could_not_be_read():
+    topic = broker.topic("linked")
+    append(f"{topic}/p0", lines(5))
+    sh("setfacl -m u:nobody:r p0; setfacl -m u:nobody:rx .", cwd=topic)
+    equal(os.listxattr(f"{topic}/by-offset/p0/latest", follow_symlinks=False), [])
+    check("system.posix_acl_access" in os.listxattr(f"{topic}/by-offset/p0/latest"), "behind it")
+    equal(sh("getfattr -h -d -m - by-offset/p0/latest 2>&1", cwd=topic), b"")
+    equal(sh("tar --xattrs --acls -cf /dev/null . 2>&1", cwd=topic), b"")
+
+
 def test_a_handle_on_a_deleted_topic_ends_clearly():
     topic = broker.topic("deleted")
     append(f"{topic}/p0", "x\n")
