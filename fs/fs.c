@@ -159,6 +159,7 @@ int kq_fs_mount(struct kq_broker *broker, const struct kq_fs_options *options, s
     fs->mountpoint = mountpoint;
     fs->started_ms = kq_clock_wall_ms();
     atomic_init(&fs->root_changed_ms, fs->started_ms);
+    kq_removals_init(&fs->removals);
     fs->uid = geteuid();
     fs->gid = getegid();
     register_metrics();
@@ -211,6 +212,7 @@ void kq_fs_free(struct kq_fs *fs)
     if (fs->session)
         kq_unmount(fs);
     kq_nodes_free(fs->nodes);
+    kq_removals_destroy(&fs->removals);
     free(fs->mountpoint);
     free(fs);
 }

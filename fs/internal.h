@@ -9,6 +9,7 @@
 #include "broker/broker.h"
 #include "fs/fs.h"
 #include "fs/node.h"
+#include "fs/removals.h"
 #include "fs/views.h"
 
 struct kq_receivers; /* session.c */
@@ -33,6 +34,7 @@ struct kq_fs {
     _Atomic int64_t root_changed_ms; /* a topic came or went */
     atomic_ullong append_serial;     /* numbers the nodes of append */
     atomic_bool log_views;           /* somebody looked up a p<N>.log */
+    struct kq_removals removals;
 };
 
 static inline struct kq_fs *kq_fs_of(fuse_req_t req)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "broker/base/acl.h"
+#include "broker/base/clock.h"
 #include "fs/attr.h"
 #include "fs/groups.h"
 #include "fs/place.h"
@@ -13,6 +14,7 @@
 struct make {
     fuse_ino_t parent;
     mode_t mode;
+    pid_t pid;                /* of the caller */
     struct fuse_file_info fi; /* CREATE */
     char name[NAME_BYTES];
 };
@@ -20,7 +22,7 @@ struct make {
 static void offload(fuse_req_t req, void (*run)(fuse_req_t req, void *argument), fuse_ino_t parent,
                     const char *name, mode_t mode, const struct fuse_file_info *fi)
 {
-    struct make make = {.parent = parent, .mode = mode};
+    struct make make = {.parent = parent, .mode = mode, .pid = fuse_req_ctx(req)->pid};
     if (strlen(name) >= sizeof(make.name)) {
         fuse_reply_err(req, kq_fs_errno(-ENAMETOOLONG));
         return;
@@ -263,15 +265,27 @@ static void settle(struct kq_fs *fs, struct kq_partition *partition)
     kq_fspart_unref(fs->nodes, part);
 }
 
+/* A removal that succeeds, unless this caller does nothing else (see removals.h). */
+static int remove_again(struct kq_fs *fs, const struct make *make, bool idle)
+{
+    int64_t now_ms = kq_clock_mono_ns() / 1000000;
+    bool may = kq_removals_may(&fs->removals, make->pid, make->parent, make->name, idle, now_ms);
+    return may ? 0 : -EPERM;
+}
+
 static int drop_messages(struct kq_fs *fs, struct kq_topic *topic, int32_t number,
-                         const struct kq_caller *caller)
+                         const struct kq_caller *caller, const struct make *make)
 {
     struct kq_partition *partition;
+    struct kq_log_bounds bounds;
     int r = kq_partition_get(topic, number, &partition);
     if (r < 0)
         return r;
     settle(fs, partition);
-    r = kq_delete_records(partition, caller, -1);
+    kq_bounds(partition, &bounds);
+    r = remove_again(fs, make, bounds.start == bounds.end);
+    if (r == 0)
+        r = kq_delete_records(partition, caller, -1);
     kq_partition_unref(partition);
     return r;
 }
@@ -296,18 +310,18 @@ static int delete_topic(struct kq_fs *fs, const char *name, const struct kq_call
 }
 
 static int remove_file(struct kq_fs *fs, const struct kq_node *parent, const struct kq_name *name,
-                       const struct kq_caller *caller)
+                       const struct kq_caller *caller, const struct make *make)
 {
     switch (name->view) {
     case KQ_VIEW_TEXT:
-        return drop_messages(fs, parent->topic, name->partition, caller);
+        return drop_messages(fs, parent->topic, name->partition, caller, make);
     /* What is listed beside the partitions goes with the topic: rm -r must get past it. */
     case KQ_VIEW_APPEND:
     case KQ_VIEW_EARLIEST:
     case KQ_VIEW_LATEST:
     case KQ_VIEW_SEGMENT_LINK:
     case KQ_VIEW_GROUP_LAG:
-        return 0;
+        return remove_again(fs, make, true);
     case KQ_VIEW_GROUP_OFFSET:
         return kq_group_forget_offset(fs, parent, caller, name->partition);
     case KQ_VIEW_USER:
@@ -350,7 +364,7 @@ static void remove_blocking(fuse_req_t req, void *argument)
         r = kq_view_parse(parent.view, make->name, &name);
     if (r == 0)
         r = S_ISDIR(make->mode) ? remove_directory(fs, &parent, &name, &caller)
-                                : remove_file(fs, &parent, &name, &caller);
+                                : remove_file(fs, &parent, &name, &caller, make);
     reply(req, r);
 }
 

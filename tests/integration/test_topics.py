@@ -232,6 +232,25 @@ def test_rm_r_deletes_a_topic_and_its_data():
     sh(f"rm -rf {topic}")
 
 
+def test_tar_that_extracts_over_a_topic_ends():
+    topic = broker.topic("restored")
+    append(f"{topic}/p0", lines(5))
+    archive = os.path.join(test_directory(), "restored.tar")
+    sh(f"tar -cf {archive} -C {broker.mount} restored")
+    append(f"{topic}/p0", lines(5))
+    sh(f"tar -xf {archive} -C {broker.mount}", status=2)
+    for _ in range(3):
+        sh("rm append p0", cwd=topic)
+    for _ in range(30):  # with something to remove, or something in between, as often as one likes
+        append(f"{topic}/p0", "x\n")
+        os.unlink(f"{topic}/p0")
+        os.unlink(f"{topic}/append")
+    for _ in range(30):
+        append(f"{topic}/p0", "x\n")
+        os.unlink(f"{topic}/p0")
+    sh(f"rm -r {topic}")
+
+
 def test_links_have_no_attributes_that_could_not_be_read():
     topic = broker.topic("linked")
     append(f"{topic}/p0", lines(5))
