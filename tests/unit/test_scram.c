@@ -226,6 +226,25 @@ static void test_altered_messages_are_refused(void **state)
     }
 }
 
+/* Of the same length, and the proof is of what is said: only a look at the nonce tells. */
+static void test_each_character_of_the_nonce_counts(void **state)
+{
+    struct client client;
+    char nonce[600], token[2048], answer[1024];
+    size_t length = 1;
+    for (size_t i = 0; i < length; i++) {
+        begin(&client, KQ_SCRAM_SHA_256);
+        hello(&client, HEADER, "alice");
+        sscanf(client.first, "r=%500[^,]", nonce);
+        length = strlen(nonce);
+        nonce[i] = nonce[i] == 'x' ? 'y' : 'x';
+        make_final(&client, "pencil", "biws", nonce, token, sizeof(token));
+        assert_int_equal(send_text(&client, token, answer, sizeof(answer)).result, KQ_SASL_FAILED);
+        end(&client);
+    }
+    assert_true(length > strlen("CLIENT"));
+}
+
 static void test_an_altered_count_of_iterations_leads_to_another_proof(void **state)
 {
     struct client client;
@@ -311,6 +330,7 @@ int main(void)
         cmocka_unit_test(test_names_with_commas_and_who_else_one_wants_to_be),
         cmocka_unit_test(test_altered_messages_are_refused),
         cmocka_unit_test(test_an_altered_count_of_iterations_leads_to_another_proof),
+        cmocka_unit_test(test_each_character_of_the_nonce_counts),
         cmocka_unit_test(test_the_nonce_as_old_versions_of_librdkafka_write_it),
         cmocka_unit_test(test_what_is_no_message_is_refused),
         cmocka_unit_test(test_plain_is_held_against_what_is_kept_for_scram),
