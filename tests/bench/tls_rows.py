@@ -171,7 +171,7 @@ def tls_kernel(bench, stack):
     """A consumer whose bytes the kernel encrypts from the page cache."""
     if has_kernel_tls():
         guest = IN_THE_GUEST in os.environ
-        size, answer = (96 * MIB, 8 * MIB) if guest else (2 * GIB, RANGE)
+        size, answer = (48 * MIB, 8 * MIB) if guest else (2 * GIB, RANGE)
         yield from fetch_against_loop(bench, stack, "sendfile", bench.size(size, 16 * MIB),
                                       bench.size(answer, 4 * MIB), KTLS_NAMES)
     elif bench.quick:
