@@ -2,6 +2,7 @@
 
 #include <ini.h>
 #include <limits.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,9 +28,13 @@ static int64_t default_max_open_files(void)
     return kq_max64(64, kq_min64((int64_t)(limit.rlim_cur / 2), 65536));
 }
 
+/* Those that this process may run on: two loops on one CPU would wait for each other's turns. */
 static int64_t processors(void)
 {
-    return kq_max64(1, sysconf(_SC_NPROCESSORS_ONLN));
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0)
+        return kq_max64(1, CPU_COUNT(&allowed));
+    return kq_max64(1, sysconf(_SC_NPROCESSORS_ONLN)); /* more than a cpu_set_t holds */
 }
 
 static int64_t default_max_receivers(void)

@@ -11,7 +11,8 @@
 /* A range that the kernel reads ahead is as long at least: inside of one, pages arrive together. */
 #define STRIDE ((size_t)128 * 1024)
 #define PAGE 4096
-#define SCRATCH ((size_t)256 * 1024)
+#define TOUCHED ((int64_t)16 * 1024) /* a disk brings so much at once at least */
+#define SCRATCH ((size_t)64 * 1024)
 
 #ifndef SYS_cachestat
 #define SYS_cachestat 451 /* the same on every architecture */
@@ -64,12 +65,25 @@ bool kq_resident(int fd, int64_t position, size_t length)
     return readable_at(fd, last);
 }
 
-int kq_resident_make(int fd, int64_t position, size_t length, size_t ahead)
+/* Waits until each page can be read; 0 where that is all that was needed. */
+static int wait_for_pages(int fd, int64_t position, size_t length)
+{
+    char byte;
+    int64_t last = position + (int64_t)length - 1;
+    for (int64_t at = position; at < last; at += TOUCHED) {
+        ssize_t n = kq_io_pread(fd, &byte, 1, at);
+        if (n < 0)
+            return (int)n;
+    }
+    ssize_t n = kq_io_pread(fd, &byte, 1, last);
+    return n < 0 ? (int)n : kq_resident(fd, position, length) ? 0 : -EAGAIN;
+}
+
+static int read_all(int fd, int64_t position, size_t length)
 {
     kq_autofree uint8_t *scratch = kq_alloc(SCRATCH);
     if (!scratch)
         return -ENOMEM;
-    readahead(fd, position, length + ahead);
     while (length > 0) {
         size_t piece = length < SCRATCH ? length : SCRATCH;
         ssize_t n = kq_io_pread(fd, scratch, piece, position);
@@ -81,4 +95,13 @@ int kq_resident_make(int fd, int64_t position, size_t length, size_t ahead)
         length -= (size_t)n;
     }
     return 0;
+}
+
+int kq_resident_make(int fd, int64_t position, size_t length, size_t ahead)
+{
+    if (length == 0)
+        return 0;
+    readahead(fd, position, length + ahead);
+    int r = wait_for_pages(fd, position, length);
+    return r == -EAGAIN ? read_all(fd, position, length) : r;
 }

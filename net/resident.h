@@ -10,6 +10,7 @@
  * (tmpfs), true. */
 bool kq_resident(int fd, int64_t position, size_t length);
 
-/* Reads them in, through memory that is thrown away: blocks. The disk begins with the AHEAD bytes
- * that follow, too. 0; -errno. */
+/* Has them read in: blocks. Copies nothing, so that it takes next to no CPU from the loops, unless
+ * the kernel does not read ahead what it is asked for. The disk begins with the AHEAD bytes that
+ * follow, too. 0; -errno. */
 int kq_resident_make(int fd, int64_t position, size_t length, size_t ahead);
