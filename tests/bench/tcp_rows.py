@@ -250,10 +250,11 @@ def disk_bytes(pid):
 
 class ColdReader:
     """Fetches a topic whose bytes are on the disk only; must not get to its end within the block.
-    .rates is how fast the broker read them, a figure each time."""
+    It is another client's machine: on CPUS, it yields to the one that is measured. .rates is how
+    fast the broker read the bytes, a figure each time."""
 
-    def __init__(self, bench, broker, topic, directory):
-        self.directory, self.pid, self.rates = directory, broker.pid, []
+    def __init__(self, bench, broker, topic, directory, cpus):
+        self.directory, self.pid, self.cpus, self.rates = directory, broker.pid, cpus, []
         self.command = [str(bench.build / "tests/bench/client"), "tcp-fetch", "127.0.0.1",
                         str(broker.port), topic, "0", str(1 << 50), str(MIB), "0"]
 
@@ -262,7 +263,8 @@ class ColdReader:
         kit.make_cold(logs)
         self.size = sum(path.stat().st_size for path in logs)
         self.before, self.begun = disk_bytes(self.pid), time.monotonic()
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL,
+                                        preexec_fn=kit.yielding(self.cpus))
 
     def __exit__(self, kind, *_):
         read, ended = disk_bytes(self.pid) - self.before, self.process.poll() is not None
@@ -278,10 +280,11 @@ def tcp_latency_beside_cold(bench, stack):
     """p99 of a warm consumer while another fetches what only a slow disk has."""
     size = bench.size(512 * MIB, 64 * MIB)
     where = SERVER_ON_1
-    disk = bench.slow_disk(stack, 3 * size + GIB, SLOW_READ_US)
+    disk = bench.slow_disk(stack, 3 * size + GIB, SLOW_READ_US, where.client)
     broker = listening(bench, stack, where.daemon, disk)
     kit.new_topic(broker, "t")
-    reader = ColdReader(bench, broker, "cold", filled(bench, broker, "cold", size).parent)
+    reader = ColdReader(bench, broker, "cold", filled(bench, broker, "cold", size).parent,
+                        where.client)
     count, interval = bench.size(10000, 200), 1000
 
     def latency():
