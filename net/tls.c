@@ -333,7 +333,6 @@ static const struct kq_transport_class kernel_class = {
     .shutdown = tls_shutdown,
     .wants = tls_wants,
     .close = tls_close,
-    .encrypts = true,
 };
 
 int kq_tls_init_consume(struct kq_transport *transport, SSL *ssl, struct kq_tls_desk *desk)

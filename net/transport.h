@@ -45,7 +45,7 @@ struct kq_transport_class {
     /* sendfile reads the file into memory. */
     bool copies_files;
 
-    /* What is sent is encrypted on the thread that sends it. */
+    /* What is sent is encrypted here, by the thread that sends it. */
     bool encrypts;
 };
 
