@@ -110,6 +110,8 @@ void kq_topic_unref(struct kq_topic *topic); /* NULL is fine */
  * changes between its steps. Never blocks. 0; KQ_END. Cost O(log n). */
 int kq_topic_next(struct kq_broker *broker, const char *after, struct kq_topic **ret);
 
+#define KQ_TOPIC_NAME_MAX 249 /* bytes */
+
 /* Is it a name that Kafka allows: [A-Za-z0-9._-]{1,249}, not ".", ".." or ".kqfs"? */
 bool kq_topic_name_valid(const char *name);
 

@@ -8,8 +8,8 @@ bool kq_topic_name_valid(const char *name)
 {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                                   "._-";
-    size_t length = strnlen(name, 250);
-    return length >= 1 && length <= 249 && strspn(name, allowed) == length &&
+    size_t length = strnlen(name, KQ_TOPIC_NAME_MAX + 1);
+    return length >= 1 && length <= KQ_TOPIC_NAME_MAX && strspn(name, allowed) == length &&
            strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strcmp(name, ".kqfs") != 0 &&
            strcmp(name, KQ_METALOG_TOPIC) != 0;
 }

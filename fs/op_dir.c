@@ -9,7 +9,6 @@
 #include "fs/place.h"
 
 #define NAME_BYTES 256
-#define TOPIC_NAME_MAX 249
 
 /* --- LOOKUP --- */
 
@@ -239,6 +238,6 @@ void kq_op_statfs(fuse_req_t req, fuse_ino_t ino)
         fuse_reply_err(req, kq_fs_errno(r));
         return;
     }
-    stat.f_namemax = TOPIC_NAME_MAX;
+    stat.f_namemax = KQ_TOPIC_NAME_MAX;
     fuse_reply_statfs(req, &stat);
 }

@@ -127,7 +127,7 @@ static void mkdir_blocking(fuse_req_t req, void *argument)
     else if (r == 0 && (parent.view != KQ_VIEW_ROOT || kq_topic_is_internal(make->name)))
         r = -EPERM;
     else if (r == 0 && !kq_topic_name_valid(make->name))
-        r = -EINVAL;
+        r = strlen(make->name) > KQ_TOPIC_NAME_MAX ? -ENAMETOOLONG : -EINVAL;
     else if (r == 0)
         r = create_topic(req, make->name, make->mode, &place.topic);
     if (r == 0)

@@ -133,7 +133,7 @@ static void directories_are_made_in_the_root_only_and_with_kafkas_names(void **s
         assert_int_equal(make_directory(kernel, FUSE_ROOT_ID, bad[i], 0777, 0), -EINVAL);
     memset(longest, 'a', 250);
     longest[250] = '\0';
-    assert_int_equal(make_directory(kernel, FUSE_ROOT_ID, longest, 0777, 0), -EINVAL);
+    assert_int_equal(make_directory(kernel, FUSE_ROOT_ID, longest, 0777, 0), -ENAMETOOLONG);
     longest[249] = '\0';
     assert_int_equal(make_directory(kernel, FUSE_ROOT_ID, longest, 0777, 0), 0);
 }
