@@ -242,7 +242,8 @@ static bool all_have_met(const struct client *client, bool member)
 static void *settle_down(void *argument)
 {
     struct client *client = argument;
-    bool member = client->id[0] && be_member(client), met = false;
+    /* One who was only given an id has not joined yet. */
+    bool member = client->generation >= 0 && be_member(client), met = false;
     for (int64_t until_ms = now_ms() + PATIENCE_MS; !met && now_ms() < until_ms;) {
         if (!member)
             member = become_member(client);
