@@ -368,6 +368,29 @@ def test_configuration_and_messages_survive_a_restart():
           "st_ino after a restart")
 
 
+def test_a_topic_comes_back_from_a_backup():
+    """As docs/filesystem.md has it."""
+    need("getfattr", "setfattr", "getfacl", "setfacl")
+    topic = broker.topic("saved")
+    setfattr(topic, "retention.ms", "9000000000000")
+    os.chmod(f"{topic}/p1", 0o604)
+    append(f"{topic}/p0", lines(300))
+    append(f"{topic}/p0", b"\xff\0no text\n")
+    append(f"{topic}/p1.jsonl", '{"key":"k","value":"v","timestamp":1500000000000,'
+                                '"headers":[{"name":"h","value":"w"}]}\n')
+    before = [sh(f"cat p{n}.jsonl", cwd=topic) for n in (0, 1)]
+    check(b"1500000000000" in before[1] and b'"w"' in before[1], before[1])
+    out = scratch("backup")
+    sh(f"getfattr -d -m user.kqfs saved > {out}/settings; getfacl saved saved/p* > {out}/acl;"
+       f"for p in saved/p*; do cat $p.jsonl > {out}/${{p##*/}}.jsonl; done", cwd=broker.mount)
+    sh("rm -r saved && mkdir saved", cwd=broker.mount)
+    sh(f"setfattr --restore={out}/settings && setfacl --restore={out}/acl &&"
+       f"for p in saved/p*; do cat {out}/${{p##*/}}.jsonl >> $p.jsonl; done", cwd=broker.mount)
+    equal([sh(f"cat p{n}.jsonl", cwd=topic) for n in (0, 1)], before)
+    equal(getfattr(topic, "retention.ms"), "9000000000000")
+    equal(stat.S_IMODE(os.stat(f"{topic}/p1").st_mode) & 0o777, 0o604)
+
+
 def test_modification_times_tell_of_the_last_append():
     topic = broker.topic("times")
     append(f"{topic}/p0", "x\n")
