@@ -170,6 +170,7 @@ static void forget(struct kq_group *group, void *context)
 {
     (void)context;
     kq_group_lock(group);
+    kq_group_dismiss(group, KQ_GROUP_NOT_AVAILABLE);
     kq_group_clear_members(group);
     kq_groups_remove(group);
     group->state = KQ_GROUP_DEAD;

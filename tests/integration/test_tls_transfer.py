@@ -47,9 +47,11 @@ def client(version="TLSv1.3", cipher="TLS_AES_128_GCM_SHA256"):
 
 
 def kcat(*arguments, env=None, **more):
-    return subprocess.run(["kcat", "-b", f"127.0.0.1:{port}", "-X", "security.protocol=ssl", "-X",
-                           f"ssl.ca.location={keys}/server.pem", "-q", *arguments], check=True,
-                          capture_output=True, timeout=150, env=env, **more).stdout
+    done = subprocess.run(["kcat", "-b", f"127.0.0.1:{port}", "-X", "security.protocol=ssl", "-X",
+                           f"ssl.ca.location={keys}/server.pem", "-m", "100", "-q", *arguments],
+                          capture_output=True, timeout=150, env=env, **more)
+    check(done.returncode == 0, "kcat says", done.stderr[-600:])
+    return done.stdout
 
 
 def digest(data):
